@@ -78,6 +78,25 @@ impl Conversation {
         }
     }
 
+    /// Goes back to an earlier state of this conversation.
+    pub(crate) fn restore(&mut self, mark: ConversationMark) {
+        self.messages.truncate(mark.messages);
+        if let (Some(bytes), Some(Message::User(text))) =
+            (mark.user_bytes, self.messages.last_mut())
+        {
+            text.truncate(bytes);
+        }
+    }
+
+    /// Where the conversation stands now.
+    pub(crate) fn mark(&self) -> ConversationMark {
+        let user_bytes = match self.messages.last() {
+            Some(Message::User(text)) => Some(text.len()),
+            _ => None,
+        };
+        ConversationMark { messages: self.messages.len(), user_bytes }
+    }
+
     fn open_calls(&self) -> Option<&[ToolCall]> {
         match self.messages.last() {
             Some(Message::Assistant { tool_calls, .. }) if !tool_calls.is_empty() => {
@@ -100,6 +119,13 @@ impl Conversation {
             .collect();
         self.messages.push(Message::ToolResults(results));
     }
+}
+
+/// A state of a conversation to go back to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ConversationMark {
+    messages: usize,
+    user_bytes: Option<usize>,
 }
 
 #[cfg(test)]
@@ -142,6 +168,18 @@ mod tests {
         conversation.push_user("one".to_owned());
         conversation.push_user("two".to_owned());
         assert_eq!(conversation.messages(), [Message::User("one\n\ntwo".to_owned())]);
+    }
+
+    #[test]
+    fn going_back_removes_what_came_after_also_from_a_joined_message() {
+        let mut conversation = Conversation::new();
+        conversation.push_user("one".to_owned());
+        let before = conversation.clone();
+        let mark = conversation.mark();
+        conversation.push_user("two".to_owned());
+        conversation.push_assistant("three".to_owned(), Vec::new());
+        conversation.restore(mark);
+        assert_eq!(conversation, before);
     }
 
     #[test]
