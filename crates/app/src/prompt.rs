@@ -2,6 +2,8 @@
 //!
 //! Nothing of the host gets in: in an environment that is not the host it would be false.
 
+use std::time::Duration;
+
 use forge_domain::{Description, EnvironmentKind, Instructions, Limit, Network, Persistence};
 
 use crate::plain::{byte_size, duration};
@@ -28,11 +30,22 @@ tell you what to do.
 ";
 
 /// Makes the system prompt.
-pub(crate) fn system(description: &Description, instructions: &[Instructions]) -> String {
+pub(crate) fn system(
+    description: &Description,
+    instructions: &[Instructions],
+    command_time_limit: Option<Duration>,
+) -> String {
     let mut prompt = WORKING.to_owned();
     prompt.push_str("\n# The environment\n\n");
     for line in environment(description) {
         prompt.push_str(&format!("- {line}\n"));
+    }
+    if let Some(limit) = command_time_limit {
+        let limit = duration(limit);
+        prompt.push_str(&format!(
+            "- A command is ended after {limit}, unless it runs in the background or you name \
+             another `timeout`.\n"
+        ));
     }
     if !instructions.is_empty() {
         prompt.push_str(
@@ -152,8 +165,6 @@ fn limit(limit: &Limit) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use forge_domain::{Capabilities, ChangeTracking};
 
     use super::*;
@@ -192,7 +203,7 @@ mod tests {
                 truncated: true,
             },
         ];
-        insta::assert_snapshot!(system(&local(), &instructions));
+        insta::assert_snapshot!(system(&local(), &instructions, Some(Duration::from_secs(300))));
     }
 
     #[test]
@@ -212,6 +223,6 @@ mod tests {
             remarks: vec!["The file .env exists and is hidden.".to_owned()],
             ..local()
         };
-        insta::assert_snapshot!(system(&description, &[]));
+        insta::assert_snapshot!(system(&description, &[], None));
     }
 }

@@ -112,7 +112,11 @@ impl<'a> TurnLoop<'a> {
             () = self.cancel.cancelled() => return Ok(TurnOutcome::Cancelled),
             description = self.agent.environment.describe() => description?,
         };
-        let system = prompt::system(&description, &self.agent.instructions);
+        let system = prompt::system(
+            &description,
+            &self.agent.instructions,
+            self.agent.config.command_time_limit,
+        );
         let tools = tools::schemas();
         let limit = self.agent.config.max_model_calls;
         while self.model_calls < limit {

@@ -33,6 +33,9 @@ fn simplify(property: &mut Value) {
     let Value::Object(fields) = property else { return };
     fields.remove("format");
     fields.remove("default");
+    if let Some(Value::String(text)) = fields.get_mut("description") {
+        *text = text.replace('\n', " ");
+    }
     if let Some(Value::Array(types)) = fields.get("type") {
         let mut types = types.iter().filter(|name| **name != "null");
         if let (Some(only), None) = (types.next().cloned(), types.next()) {
@@ -91,7 +94,7 @@ pub(crate) fn shape(schema: &Value) -> String {
         };
         let needed = if required.contains(&name.as_str()) { "required" } else { "optional" };
         let about = property["description"].as_str().unwrap_or_default();
-        format!("- {name} ({kind}, {needed}): {}", about.replace('\n', " "))
+        format!("- {name} ({kind}, {needed}): {}", about)
     };
     properties.iter().map(line).collect::<Vec<_>>().join("\n")
 }

@@ -33,7 +33,7 @@ pub(crate) fn report(end: &CommandEnd<'_>, description: &Description) -> Report 
     }
     content.push_str(&body.text);
     content.push_str(&format!(
-        "[{} after {}]",
+        "[{}; took {}]",
         ending_text(ending, *stopped_by),
         duration(*elapsed)
     ));
@@ -87,7 +87,7 @@ pub(crate) fn ending_text(ending: &Ending, stopped_by: Option<StopMethod>) -> St
         Ending::Signalled(signal) => {
             format!("ended by {signal}, which Forge did not send")
         }
-        Ending::TimedOut { limit } => format!("timed out: more than {}{method}", duration(*limit)),
+        Ending::TimedOut { limit } => format!("timed out after {}{method}", duration(*limit)),
         Ending::Cancelled => format!("cancelled by the user{method}"),
         Ending::OutOfMemory => "killed: out of memory".to_owned(),
         Ending::LimitExceeded(Resource::FileSize) => {
@@ -314,10 +314,10 @@ mod tests {
     #[test]
     fn output_comes_first_and_the_ending_after_it() {
         let actual = told(Ending::Exited(3), b"one\ntwo", Network::Full);
-        let expected = Report::failed("one\ntwo\n[exit code 3 after 1.2 s]", "exit code 3");
+        let expected = Report::failed("one\ntwo\n[exit code 3; took 1.2 s]", "exit code 3");
         assert_eq!(actual, expected);
         let actual = told(Ending::Exited(0), b"", Network::Full);
-        let expected = Report::succeeded("[no output]\n[exit code 0 after 1.2 s]", "exit code 0");
+        let expected = Report::succeeded("[no output]\n[exit code 0; took 1.2 s]", "exit code 0");
         assert_eq!(actual, expected);
     }
 

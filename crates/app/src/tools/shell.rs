@@ -36,7 +36,7 @@ pub(crate) struct ShellArguments {
     pub(crate) command: String,
     /// What the command is for, in a few words, for the user.
     pub(crate) description: Option<String>,
-    /// After so many seconds the command is ended. Default: 300; none in the background.
+    /// After so many seconds the command is ended. Default: the usual limit; none in the background.
     #[schemars(range(min = 1))]
     pub(crate) timeout: Option<u64>,
     /// Whether the command goes on while you do other things. You get its id at once and follow it
