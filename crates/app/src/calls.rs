@@ -125,11 +125,12 @@ impl CallRunner<'_> {
         }
         let context = self.context;
         let mut outcomes: Vec<Option<Outcome>> = reads.iter().map(|_| None).collect();
-        let reading = reads.iter().enumerate().map(|(index, read)| async move {
-            let outcome = carry_out_read(&context, read).await;
-            (index, outcome, began.elapsed())
-        });
-        let mut reading = stream::iter(reading).buffer_unordered(MAX_PARALLEL);
+        // A loop and no closure: the compiler cannot see that a stream of closures' futures is `Send`.
+        let mut pending = Vec::with_capacity(reads.len());
+        for (index, read) in reads.iter().enumerate() {
+            pending.push(timed_read(context, index, read));
+        }
+        let mut reading = stream::iter(pending).buffer_unordered(MAX_PARALLEL);
         loop {
             let next = tokio::select! {
                 biased;
@@ -182,7 +183,7 @@ impl CallRunner<'_> {
         Some(outcome)
     }
 
-    async fn ask(&self, change: &Change) -> Approval {
+    async fn ask(&mut self, change: &Change) -> Approval {
         let asked_enough = self.approved.load(Ordering::Relaxed);
         let question = approval::question(self.context.config.ask, change);
         let Some(question) = question.filter(|_| !asked_enough) else { return Approval::Once };
@@ -280,6 +281,15 @@ fn reading(action: &Result<Action, String>) -> Option<&Read> {
         Ok(Action::Read(read)) => Some(read),
         Ok(Action::Change(_)) | Err(_) => None,
     }
+}
+
+async fn timed_read(
+    context: ToolContext<'_>,
+    index: usize,
+    read: &Read,
+) -> (usize, Outcome, Duration) {
+    let began = Instant::now();
+    (index, carry_out_read(&context, read).await, began.elapsed())
 }
 
 async fn carry_out_read(context: &ToolContext<'_>, read: &Read) -> Outcome {

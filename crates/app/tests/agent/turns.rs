@@ -361,3 +361,13 @@ async fn finished_calls_tell_how_they_went() {
     ];
     assert_eq!(outcomes, expected);
 }
+
+#[test]
+fn a_turn_can_move_between_threads() {
+    fn assert_send<T: Send>(_: &T) {}
+    let mut play = Play::new(vec![]);
+    let cancel = tokio_util::sync::CancellationToken::new();
+    let prompt = "go".to_owned();
+    let turn = play.agent.run_turn(&mut play.conversation, prompt, &mut play.audience, &cancel);
+    assert_send(&turn);
+}
