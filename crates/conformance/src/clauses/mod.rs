@@ -1,0 +1,1 @@
+//! The clauses: what the ports promise, one function each.

@@ -1,0 +1,561 @@
+//! A command of the fake: what it does, how it is followed, and how it ends.
+
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::future::pending;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use forge_domain::{
+    CommandError, CommandExit, CommandIo, CommandRequest, ControlRequest, ControlRequests, Ending,
+    Notice, OutputBuffer, OutputLimits, OutputSink, OutputStream, Program, RetainedOutput, Signal,
+    Spill, SpillFile, Stdin, StopMethod,
+};
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::environment::{Inner, lock};
+use super::tree::{Last, Node, WORKSPACE};
+use crate::{Scenario, Step};
+
+/// A command that is ready to run.
+pub(super) struct Prepared {
+    scenario: Scenario,
+    directory: PathBuf,
+    variables: HashMap<OsString, OsString>,
+    limits: OutputLimits,
+    time_limit: Option<Duration>,
+    grace: Duration,
+}
+
+/// Finds out what a request does, or why it cannot be started.
+pub(super) fn prepare(inner: &Inner, request: &CommandRequest) -> Result<Prepared, CommandError> {
+    let directory = match &request.working_directory {
+        Some(directory) => Path::new(WORKSPACE).join(directory),
+        None => PathBuf::from(WORKSPACE),
+    };
+    let resolved = inner.tree().resolve(&directory, &directory, Last::Follow).ok();
+    let usable = resolved.filter(|path| inner.tree().get(path) == Some(&Node::Directory));
+    let Some(usable) = usable else {
+        return Err(CommandError::WorkingDirectory { path: directory, source: None });
+    };
+    let variables = inner.variables.iter().chain(&request.environment).map(|variable| {
+        (variable.name().as_os_str().to_owned(), variable.value().expose().to_owned())
+    });
+    Ok(Prepared {
+        scenario: scenario(inner, &request.program, &usable)?,
+        directory: usable,
+        variables: variables.collect(),
+        limits: request.output_limits,
+        time_limit: request.time_limit,
+        grace: request.termination_grace,
+    })
+}
+
+fn scenario(inner: &Inner, program: &Program, directory: &Path) -> Result<Scenario, CommandError> {
+    let words: Vec<&OsStr> = match program {
+        Program::Argv { program, arguments } => {
+            std::iter::once(program).chain(arguments).map(OsString::as_os_str).collect()
+        }
+        Program::Shell(text) => vec![text.as_os_str()],
+    };
+    if words.iter().any(|word| word.as_encoded_bytes().contains(&0)) {
+        return Err(CommandError::Invalid { reason: "a word of it holds a NUL byte".to_owned() });
+    }
+    if words.first().is_none_or(|word| word.is_empty()) && matches!(program, Program::Argv { .. }) {
+        return Err(CommandError::Invalid { reason: "the program is empty".to_owned() });
+    }
+    let words: Vec<String> = words.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+    let text = words.join(" ");
+    inner.record(text.clone());
+    if let Some(scenario) = inner.scripted(&text) {
+        return Ok(scenario);
+    }
+    match program {
+        Program::Argv { program, .. } if words[0].contains('/') => {
+            file_scenario(inner, program, directory)
+        }
+        Program::Argv { program, .. } => {
+            let words: Vec<&str> = words.iter().map(String::as_str).collect();
+            common(&words).ok_or_else(|| CommandError::NotFound { program: program.clone() })
+        }
+        Program::Shell(_) => {
+            let words: Vec<&str> = text.split_whitespace().collect();
+            let unknown = || {
+                let name = words.first().copied().unwrap_or_default();
+                let message = format!("sh: {name}: not found\n");
+                Scenario::new([Step::PrintError(message.into_bytes()), Step::Exit(127)])
+            };
+            Ok(Scenario::of_text(&text).or_else(|| common(&words)).unwrap_or_else(unknown))
+        }
+    }
+}
+
+/// A program that lies in the tree: a script that holds a scenario.
+fn file_scenario(
+    inner: &Inner,
+    program: &OsStr,
+    directory: &Path,
+) -> Result<Scenario, CommandError> {
+    let not_executable =
+        || CommandError::NotExecutable { program: program.to_owned(), source: None };
+    let path = directory.join(program);
+    let tree = inner.tree();
+    let path = tree.resolve(&path, &path, Last::Follow).map_err(|_| not_executable())?;
+    match tree.get(&path) {
+        None => Err(CommandError::NotFound { program: program.to_owned() }),
+        Some(Node::File { bytes, mode }) if mode & 0o111 != 0 => {
+            let text = String::from_utf8_lossy(bytes);
+            let script = text.strip_prefix("#!/bin/sh\n").and_then(Scenario::of_text);
+            script.ok_or_else(not_executable)
+        }
+        Some(_) => Err(not_executable()),
+    }
+}
+
+fn common(words: &[&str]) -> Option<Scenario> {
+    let steps = match words {
+        [] | ["true"] => Vec::new(),
+        ["false"] => vec![Step::Exit(1)],
+        ["exit", code] => vec![Step::Exit(code.parse().ok()?)],
+        ["echo", rest @ ..] => vec![Step::Print(format!("{}\n", rest.join(" ")).into_bytes())],
+        ["pwd"] => vec![Step::PrintDirectory, Step::Print(b"\n".to_vec())],
+        ["cat"] => vec![Step::CopyStdin],
+        ["cat", paths @ ..] => {
+            paths.iter().map(|path| Step::PrintFile((*path).to_owned())).collect()
+        }
+        ["printenv", name] => {
+            vec![Step::PrintVariable((*name).to_owned()), Step::Print(b"\n".to_vec())]
+        }
+        ["sleep", seconds] => {
+            let ms = seconds.parse::<f64>().ok()? * 1000.0;
+            vec![Step::SleepMs(Duration::from_secs_f64(ms / 1000.0).as_millis().try_into().ok()?)]
+        }
+        _ => return None,
+    };
+    Some(Scenario::new(steps))
+}
+
+/// Follows a command to its end.
+pub(super) async fn follow(inner: &Arc<Inner>, prepared: Prepared, io: CommandIo) -> CommandExit {
+    let began = Instant::now();
+    let (sender, receiver) = mpsc::channel(1);
+    let cut = CancellationToken::new();
+    let closed = Arc::new(ClosedStreams::default());
+    let process = Process {
+        inner: Arc::clone(inner),
+        directory: prepared.directory,
+        variables: Arc::new(prepared.variables),
+        output: sender,
+        closed: Arc::clone(&closed),
+        traps: Arc::default(),
+        stdin: Arc::new(tokio::sync::Mutex::new(Some(io.stdin))),
+        children: Arc::new(tokio::sync::Mutex::new(JoinSet::new())),
+    };
+    let pump = Pump {
+        inner,
+        sink: io.sink,
+        limits: prepared.limits,
+        closed,
+        cut_after: inner.levers.take_drop_output_after(),
+        cut: cut.clone(),
+    };
+    let supervision = supervise(
+        inner,
+        process,
+        prepared.scenario,
+        io.control,
+        prepared.time_limit,
+        prepared.grace,
+        cut,
+    );
+    let ((ending, stopped_by), output) = tokio::join!(supervision, pump.run(receiver));
+    let recreated = inner.levers.take_recreated();
+    CommandExit {
+        ending,
+        output,
+        elapsed: began.elapsed(),
+        stopped_by,
+        notices: recreated
+            .map(|reason| Notice::EnvironmentRecreated { reason })
+            .into_iter()
+            .collect(),
+    }
+}
+
+async fn supervise(
+    inner: &Inner,
+    process: Process,
+    scenario: Scenario,
+    mut control: ControlRequests,
+    time_limit: Option<Duration>,
+    grace: Duration,
+    cut: CancellationToken,
+) -> (Ending, Option<StopMethod>) {
+    let discarding = lock(&inner.discarding).clone();
+    let children = Arc::clone(&process.children);
+    let traps = Arc::clone(&process.traps);
+    let output = process.output.clone();
+    let leader = process.steps(scenario.steps().to_vec());
+    tokio::pin!(leader);
+    let deadline = async {
+        match time_limit {
+            Some(limit) => {
+                tokio::time::sleep(limit).await;
+                limit
+            }
+            None => pending().await,
+        }
+    };
+    tokio::pin!(deadline);
+    let lost = || Ending::ContactLost {
+        command: Some("fake process".to_owned()),
+        cause: "a lever of the fake".to_owned(),
+    };
+    let ended_by_us = loop {
+        let request = tokio::select! {
+            biased;
+            ending = &mut leader => break Err((ending, None)),
+            () = cut.cancelled() => break Err((lost(), None)),
+            () = inner.levers.contact_lost() => break Err((lost(), None)),
+            Some(request) = control.next() => request,
+            () = inner.closing.cancelled() => ControlRequest::Cancel,
+            () = discarding.cancelled() => ControlRequest::Cancel,
+            limit = &mut deadline => break Ok(Ending::TimedOut { limit }),
+        };
+        match request {
+            ControlRequest::Cancel => break Ok(Ending::Cancelled),
+            ControlRequest::Signal(signal) => match react(&traps, signal) {
+                Reaction::Nothing => {}
+                Reaction::Print(text) => {
+                    drop(output.send((OutputStream::Stdout, text.into())).await);
+                    break Err((Ending::Exited(0), None));
+                }
+                Reaction::Die => break Err((Ending::Signalled(signal), None)),
+            },
+        }
+    };
+    let end = match ended_by_us {
+        Err(end) => end,
+        Ok(ending) => {
+            let method = match react(&traps, Signal::TERM) {
+                Reaction::Die => StopMethod::Terminate,
+                Reaction::Print(text) => {
+                    drop(output.send((OutputStream::Stdout, text.into())).await);
+                    StopMethod::Terminate
+                }
+                Reaction::Nothing => match tokio::time::timeout(grace, &mut leader).await {
+                    Ok(_) => StopMethod::Terminate,
+                    Err(_) => StopMethod::Kill,
+                },
+            };
+            (ending, Some(method))
+        }
+    };
+    // What was left behind ends with its leader.
+    children.lock().await.shutdown().await;
+    end
+}
+
+#[derive(Debug, Clone, Default)]
+struct Traps {
+    ignores: bool,
+    prints: HashMap<i32, String>,
+}
+
+enum Reaction {
+    Nothing,
+    Print(Vec<u8>),
+    Die,
+}
+
+fn react(traps: &Mutex<Traps>, signal: Signal) -> Reaction {
+    lock(traps).on(signal)
+}
+
+impl Traps {
+    fn on(&self, signal: Signal) -> Reaction {
+        if let Some(text) = self.prints.get(&signal.number()) {
+            return Reaction::Print(text.clone().into_bytes());
+        }
+        let ignored = self.ignores && (signal == Signal::TERM || signal == Signal::INT);
+        if ignored { Reaction::Nothing } else { Reaction::Die }
+    }
+}
+
+/// Which streams nobody reads any more.
+#[derive(Debug, Default)]
+struct ClosedStreams {
+    stdout: AtomicBool,
+    stderr: AtomicBool,
+}
+
+impl ClosedStreams {
+    fn of(&self, stream: OutputStream) -> &AtomicBool {
+        match stream {
+            OutputStream::Stdout => &self.stdout,
+            OutputStream::Stderr => &self.stderr,
+        }
+    }
+}
+
+type OutputSender = mpsc::Sender<(OutputStream, Bytes)>;
+
+#[derive(Clone)]
+struct Process {
+    inner: Arc<Inner>,
+    directory: PathBuf,
+    variables: Arc<HashMap<OsString, OsString>>,
+    output: OutputSender,
+    closed: Arc<ClosedStreams>,
+    traps: Arc<Mutex<Traps>>,
+    stdin: Arc<tokio::sync::Mutex<Option<Stdin>>>,
+    children: Arc<tokio::sync::Mutex<JoinSet<()>>>,
+}
+
+impl Process {
+    fn steps(self, steps: Vec<Step>) -> BoxFuture<'static, Ending> {
+        Box::pin(async move {
+            for step in steps {
+                self.inner.levers.not_stalled().await;
+                if let Err(ending) = self.step(step).await {
+                    return ending;
+                }
+            }
+            Ending::Exited(0)
+        })
+    }
+
+    async fn step(&self, step: Step) -> Result<(), Ending> {
+        match step {
+            Step::Print(bytes) => self.print(OutputStream::Stdout, bytes).await,
+            Step::PrintError(bytes) => self.print(OutputStream::Stderr, bytes).await,
+            Step::PrintMany(bytes) => {
+                let mut left = bytes;
+                while left > 0 {
+                    let now = left.min(64 * 1024);
+                    left -= now;
+                    let size = usize::try_from(now).unwrap_or_default();
+                    self.print(OutputStream::Stdout, vec![b'x'; size]).await?;
+                }
+                Ok(())
+            }
+            Step::PrintForever => loop {
+                self.print(OutputStream::Stdout, b"y\n".repeat(4096)).await?;
+                tokio::task::yield_now().await;
+            },
+            Step::CopyStdin => {
+                while let Some(bytes) = self.read_stdin().await {
+                    self.print(OutputStream::Stdout, bytes.to_vec()).await?;
+                }
+                Ok(())
+            }
+            Step::ReadAndCloseStdin(bytes) => {
+                let mut left = usize::try_from(bytes).unwrap_or(usize::MAX);
+                while left > 0 {
+                    let Some(read) = self.read_stdin().await else { break };
+                    left = left.saturating_sub(read.len());
+                }
+                *self.stdin.lock().await = None;
+                Ok(())
+            }
+            Step::PrintVariable(name) => {
+                let value = self.variables.get(OsStr::new(&name));
+                let bytes = value.map(|value| value.as_encoded_bytes().to_vec());
+                self.print(OutputStream::Stdout, bytes.unwrap_or_default()).await
+            }
+            Step::PrintDirectory => {
+                let directory = self.directory.as_os_str().as_encoded_bytes().to_vec();
+                self.print(OutputStream::Stdout, directory).await
+            }
+            Step::PrintFile(path) => self.print_file(&path).await,
+            Step::SleepMs(ms) => {
+                tokio::time::sleep(Duration::from_millis(ms)).await;
+                Ok(())
+            }
+            Step::TickForever(path) => loop {
+                self.inner.levers.not_stalled().await;
+                self.change(&path, |node| match node {
+                    Some(Node::File { bytes, mode }) => {
+                        Some(Node::File { bytes: [&bytes[..], b"x"].concat(), mode: *mode })
+                    }
+                    _ => Some(Node::File { bytes: b"x".to_vec(), mode: 0o644 }),
+                })?;
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            },
+            Step::WriteFile(path, bytes) => self.change(&path, |node| {
+                let mode = node.map_or(0o644, Node::mode);
+                Some(Node::File { bytes: bytes.clone(), mode })
+            }),
+            Step::MakeDirectory(path) => {
+                let path = self.directory.join(path);
+                self.inner.tree().make_directories(&path, &path).map_err(|_| Ending::Exited(1))
+            }
+            Step::Link(target, path) => {
+                self.change_entry(&path, |_| Some(Node::Link(target.clone().into())))
+            }
+            Step::Fifo(path) => self.change_entry(&path, |_| Some(Node::Fifo)),
+            Step::Mode(mode, path) => self.change(&path, |node| match node {
+                Some(Node::File { bytes, .. }) => Some(Node::File { bytes: bytes.clone(), mode }),
+                other => other.cloned(),
+            }),
+            Step::Remove(path) => self.change_entry(&path, |_| None),
+            Step::IgnoreSignals => {
+                lock(&self.traps).ignores = true;
+                Ok(())
+            }
+            Step::OnSignal(signal, text) => {
+                lock(&self.traps).prints.insert(signal, text);
+                Ok(())
+            }
+            Step::Leave(steps) | Step::LeaveDaemon(steps) => {
+                let child = self.clone();
+                self.children.lock().await.spawn(async move {
+                    child.steps(steps).await;
+                });
+                Ok(())
+            }
+            Step::KillSelf(number) => {
+                Err(Signal::from_number(number).map_or(Ending::Unknown, Ending::Signalled))
+            }
+            Step::Exit(code) => Err(Ending::Exited(code)),
+        }
+    }
+
+    async fn print(&self, stream: OutputStream, bytes: Vec<u8>) -> Result<(), Ending> {
+        let broken = Ending::Signalled(Signal::PIPE);
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        if self.closed.of(stream).load(Ordering::Acquire) {
+            return Err(broken);
+        }
+        self.output.send((stream, bytes.into())).await.map_err(|_| broken)
+    }
+
+    async fn read_stdin(&self) -> Option<Bytes> {
+        match &mut *self.stdin.lock().await {
+            Some(Stdin::Stream(stream)) => stream.next().await?.ok(),
+            Some(Stdin::Empty) | None => None,
+        }
+    }
+
+    async fn print_file(&self, path: &str) -> Result<(), Ending> {
+        let full = self.directory.join(path);
+        let bytes = {
+            let tree = self.inner.tree();
+            let resolved = tree.resolve(&full, &full, Last::Follow).ok();
+            match resolved.as_deref().and_then(|path| tree.get(path)) {
+                Some(Node::File { bytes, .. }) => Some(bytes.clone()),
+                _ => None,
+            }
+        };
+        match bytes {
+            Some(bytes) => self.print(OutputStream::Stdout, bytes).await,
+            None => {
+                let message = format!("cat: {path}: No such file or directory\n");
+                self.print(OutputStream::Stderr, message.into_bytes()).await?;
+                Err(Ending::Exited(1))
+            }
+        }
+    }
+
+    fn change(
+        &self,
+        path: &str,
+        change: impl Fn(Option<&Node>) -> Option<Node>,
+    ) -> Result<(), Ending> {
+        self.change_at(path, Last::Follow, change)
+    }
+
+    fn change_entry(
+        &self,
+        path: &str,
+        change: impl Fn(Option<&Node>) -> Option<Node>,
+    ) -> Result<(), Ending> {
+        self.change_at(path, Last::Stay, change)
+    }
+
+    fn change_at(
+        &self,
+        path: &str,
+        last: Last,
+        change: impl Fn(Option<&Node>) -> Option<Node>,
+    ) -> Result<(), Ending> {
+        let full = self.directory.join(path);
+        let mut tree = self.inner.tree();
+        let resolved = tree.resolve(&full, &full, last).map_err(|_| Ending::Exited(1))?;
+        match change(tree.get(&resolved)) {
+            Some(node) => tree.put(&resolved, node),
+            None => tree.remove_tree(&resolved),
+        }
+        Ok(())
+    }
+}
+
+struct Pump<'a> {
+    inner: &'a Inner,
+    sink: Box<dyn OutputSink>,
+    limits: OutputLimits,
+    closed: Arc<ClosedStreams>,
+    cut_after: Option<u64>,
+    cut: CancellationToken,
+}
+
+impl Pump<'_> {
+    async fn run(mut self, mut output: mpsc::Receiver<(OutputStream, Bytes)>) -> RetainedOutput {
+        let mut buffer = OutputBuffer::new(self.limits);
+        let mut spill: Option<Vec<u8>> = None;
+        let mut delivered = 0;
+        while let Some((stream, mut bytes)) = output.recv().await {
+            if self.closed.of(stream).load(Ordering::Acquire) {
+                continue;
+            }
+            if let Some(limit) = self.cut_after {
+                let room = usize::try_from(limit - delivered).unwrap_or(usize::MAX);
+                bytes.truncate(room);
+                delivered += bytes.len() as u64;
+                if delivered == limit {
+                    self.cut.cancel();
+                    output.close();
+                }
+                if bytes.is_empty() {
+                    continue;
+                }
+            }
+            let wanted = matches!(self.limits.spill, Spill::WhenCut { .. });
+            if wanted && spill.is_none() && buffer.would_cut(bytes.len()) {
+                spill = Some(buffer.retained_bytes().collect::<Vec<_>>().concat());
+            }
+            if let Some(whole) = &mut spill {
+                whole.extend_from_slice(&bytes);
+            }
+            buffer.push(stream, &bytes);
+            if self.sink.write(stream, bytes).await.is_err() {
+                self.closed.of(stream).store(true, Ordering::Release);
+            }
+        }
+        buffer.finish(spill.map(|whole| self.keep(whole)))
+    }
+
+    fn keep(&self, mut whole: Vec<u8>) -> SpillFile {
+        let limit = match self.limits.spill {
+            Spill::WhenCut { max_file_bytes } => {
+                usize::try_from(max_file_bytes).unwrap_or(usize::MAX)
+            }
+            Spill::Never => 0,
+        };
+        let complete = whole.len() <= limit;
+        whole.truncate(limit);
+        let path = self.inner.next_spill();
+        let bytes = whole.len() as u64;
+        self.inner.tree().put(&path, Node::File { bytes: whole, mode: 0o600 });
+        SpillFile { path, bytes, complete }
+    }
+}
