@@ -25,6 +25,8 @@ mod executor;
 mod forge;
 mod turn;
 
+/// What an [`OutputSink`] is given.
+pub use bytes::Bytes;
 pub use config::{ApproveAll, ExecutorConfig, ForgeConfig, LocalOptions};
 pub use executor::Executor;
 pub use forge::{ForgeAPI, InitError};

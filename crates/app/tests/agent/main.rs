@@ -3,5 +3,6 @@
 
 mod approval;
 mod stage;
+mod strict;
 mod tools;
 mod turns;

@@ -452,11 +452,30 @@ impl Play {
         stage: Stage,
         answers: Vec<Approval>,
     ) -> Self {
+        let stage = Arc::new(stage);
+        Self::set_up(lines, config, stage.clone(), stage, answers)
+    }
+
+    /// In an environment that keeps its contract, where nobody is asked.
+    pub(crate) fn within(
+        environment: impl ExecutionEnvironment + 'static,
+        lines: Vec<Line>,
+    ) -> Self {
+        let stage = Arc::new(Stage::default());
+        Self::set_up(lines, AgentConfig::default(), Arc::new(environment), stage, vec![])
+    }
+
+    fn set_up(
+        lines: Vec<Line>,
+        config: AgentConfig,
+        environment: Arc<dyn ExecutionEnvironment>,
+        stage: Arc<Stage>,
+        answers: Vec<Approval>,
+    ) -> Self {
         let (lines, requests) = (Mutex::new(lines.into()), Mutex::default());
         let model = Arc::new(ScriptedModel { id: model_id(), lines, requests });
-        let stage = Arc::new(stage);
         let user = Arc::new(User { answers: Mutex::new(answers.into()), ..User::default() });
-        let agent = Agent::new(stage.clone(), model.clone(), user.clone(), Vec::new(), config);
+        let agent = Agent::new(environment, model.clone(), user.clone(), Vec::new(), config);
         let cancel = CancellationToken::new();
         let audience = Audience { events: Vec::new(), cancel, cancel_at: None };
         Self { agent, model, stage, user, audience, conversation: Conversation::new() }
@@ -475,6 +494,16 @@ impl Play {
         let report = turn.await;
         self.assert_conversation_is_valid();
         report
+    }
+
+    /// Lets the script go on.
+    pub(crate) fn add(&mut self, lines: Vec<Line>) {
+        self.model.lines.lock().unwrap().extend(lines);
+    }
+
+    /// Cancels the turn from elsewhere.
+    pub(crate) fn canceller(&self) -> CancellationToken {
+        self.audience.cancel.clone()
     }
 
     /// The next turn is one that nobody has cancelled yet.
