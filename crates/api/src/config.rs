@@ -1,0 +1,142 @@
+//! How Forge is put together.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use derive_setters::Setters;
+use forge_app::AgentConfig;
+use forge_domain::{
+    Approval, ApprovalRequest, Approver, EnvironmentVariable, KEY_VARIABLES, LanguageModel,
+    VariableName,
+};
+
+/// What Forge is made from. The directory and the environment have no default.
+#[derive(Debug, Clone, Setters)]
+#[setters(strip_option, into)]
+pub struct ForgeConfig {
+    /// A directory in the project, absolute or relative to the process's own. The workspace is the
+    /// nearest git root at or above it.
+    #[setters(skip)]
+    pub directory: PathBuf,
+    /// The environment that commands and tools act in.
+    #[setters(skip)]
+    pub executor: ExecutorConfig,
+    /// A language model of the caller's own. Default: none; then there are commands and files, and
+    /// no prompts.
+    #[setters(skip)]
+    pub language_model: Option<Arc<dyn LanguageModel>>,
+    /// How the agent works.
+    pub agent: AgentConfig,
+    /// Who is asked before what [`AgentConfig::ask`] names. Default: [`ApproveAll`].
+    #[setters(skip)]
+    pub approver: Arc<dyn Approver>,
+    /// The user's home directory, which is refused as a workspace. Default: none is known.
+    pub home: Option<PathBuf>,
+    /// Where Forge keeps its own state; a workspace that holds it is refused. Default: none is known.
+    pub state_directory: Option<PathBuf>,
+}
+
+impl ForgeConfig {
+    /// Everything default but the directory and the environment: no model, nobody is asked.
+    #[must_use]
+    pub fn new(directory: impl Into<PathBuf>, executor: ExecutorConfig) -> Self {
+        Self {
+            directory: directory.into(),
+            executor,
+            language_model: None,
+            agent: AgentConfig::default(),
+            approver: Arc::new(ApproveAll),
+            home: None,
+            state_directory: None,
+        }
+    }
+
+    /// Asks this one before what [`AgentConfig::ask`] names.
+    #[must_use]
+    pub fn approver(mut self, approver: Arc<dyn Approver>) -> Self {
+        self.approver = approver;
+        self
+    }
+
+    /// Uses a language model of the caller's own.
+    #[must_use]
+    pub fn language_model(mut self, model: Arc<dyn LanguageModel>) -> Self {
+        self.language_model = Some(model);
+        self
+    }
+}
+
+/// Which environment, and how it is made. There is no default, and Forge never takes another one
+/// than it was told to.
+#[derive(Debug, Clone)]
+pub enum ExecutorConfig {
+    /// This host, without isolation.
+    Local(LocalOptions),
+}
+
+/// How the host is used as an environment.
+#[derive(Debug, Clone, PartialEq, Eq, Setters)]
+#[setters(strip_option, into)]
+pub struct LocalOptions {
+    /// Every variable that commands get; nothing is added.
+    #[setters(skip)]
+    pub environment: Vec<EnvironmentVariable>,
+    /// The shell that runs texts, called with `-c`. Default: `/bin/sh`.
+    pub shell: Option<PathBuf>,
+    /// Where the scratch directory is made. Default: `/tmp`.
+    pub scratch_parent: Option<PathBuf>,
+}
+
+impl LocalOptions {
+    /// Gives commands exactly these variables.
+    #[must_use]
+    pub fn new(environment: Vec<EnvironmentVariable>) -> Self {
+        Self { environment, shell: None, scratch_parent: None }
+    }
+
+    /// Gives commands these variables, usually those of the process, less the keys in
+    /// [`KEY_VARIABLES`] and what no Unix can pass on.
+    #[must_use]
+    pub fn inherit(variables: impl IntoIterator<Item = (OsString, OsString)>) -> Self {
+        let is_key = |name: &OsString| KEY_VARIABLES.iter().any(|key| name == key);
+        let variable = |(name, value): (OsString, OsString)| {
+            if is_key(&name) {
+                return None;
+            }
+            EnvironmentVariable::new(VariableName::parse(name).ok()?, value).ok()
+        };
+        Self::new(variables.into_iter().filter_map(variable).collect())
+    }
+}
+
+/// Allows everything: for programs that decide by the choice of the environment.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ApproveAll;
+
+#[async_trait]
+impl Approver for ApproveAll {
+    async fn ask(&self, _request: &ApprovalRequest) -> Approval {
+        Approval::Once
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pretty_assertions::assert_eq;
+
+    use super::*;
+
+    #[test]
+    fn keys_are_not_inherited_and_everything_else_is() {
+        let variables = ["PATH", "OPENAI_API_KEY", "TENSORLAKE_API_KEY", "LANG", "=C:"]
+            .map(|name| (OsString::from(name), OsString::from("value")));
+        let actual: Vec<String> = LocalOptions::inherit(variables)
+            .environment
+            .iter()
+            .map(|variable| variable.name().to_string())
+            .collect();
+        assert_eq!(actual, ["PATH", "LANG"]);
+    }
+}

@@ -1,0 +1,194 @@
+//! The chosen environment, which is one itself.
+
+use std::path::Path;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use forge_domain::{
+    BackgroundCommands, BackgroundError, BackgroundId, BackgroundStatus, BackgroundSummary,
+    ByteRange, ChangeSet, Changes, ChangesError, CommandError, CommandExit, CommandIo,
+    CommandRequest, Commands, Describe, Description, DirectoryEntry, EnvironmentError,
+    EnvironmentKind, FileContents, FileError, FileStat, Files, Lifecycle, OutputOffset, Removal,
+    Search, SearchError, SearchOutcome, SearchQuery, WorkspaceLocation, WriteOptions,
+};
+use forge_infra_local::{LocalConfig, LocalEnvironment};
+
+use crate::{ExecutorConfig, LocalOptions};
+
+/// The environment that was chosen. Clones share it. It keeps every promise of the ports, since it
+/// only passes calls on.
+#[derive(Debug, Clone)]
+pub enum Executor {
+    /// This host, without isolation.
+    Local(LocalEnvironment),
+}
+
+impl Executor {
+    /// Makes the environment for a workspace; nothing starts before its first use.
+    pub(crate) fn new(config: &ExecutorConfig, workspace: &WorkspaceLocation) -> Self {
+        match config {
+            ExecutorConfig::Local(options) => Self::Local(local(options, workspace)),
+        }
+    }
+}
+
+fn local(options: &LocalOptions, workspace: &WorkspaceLocation) -> LocalEnvironment {
+    let LocalOptions { environment, shell, scratch_parent } = options;
+    let mut config = LocalConfig::new(workspace.clone()).environment(environment.clone());
+    if let Some(shell) = shell {
+        config = config.shell(shell);
+    }
+    if let Some(parent) = scratch_parent {
+        config = config.scratch_parent(parent);
+    }
+    LocalEnvironment::new(config)
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl Commands for Executor {
+    async fn run(
+        &self,
+        request: CommandRequest,
+        io: CommandIo,
+    ) -> Result<CommandExit, CommandError> {
+        match self {
+            Self::Local(environment) => environment.run(request, io).await,
+        }
+    }
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl BackgroundCommands for Executor {
+    async fn start(&self, request: CommandRequest) -> Result<BackgroundId, CommandError> {
+        match self {
+            Self::Local(environment) => environment.start(request).await,
+        }
+    }
+
+    async fn poll(
+        &self,
+        id: &BackgroundId,
+        since: OutputOffset,
+        wait: Duration,
+    ) -> Result<BackgroundStatus, BackgroundError> {
+        match self {
+            Self::Local(environment) => environment.poll(id, since, wait).await,
+        }
+    }
+
+    async fn stop(
+        &self,
+        id: &BackgroundId,
+        since: OutputOffset,
+    ) -> Result<BackgroundStatus, BackgroundError> {
+        match self {
+            Self::Local(environment) => environment.stop(id, since).await,
+        }
+    }
+
+    async fn list_background(&self) -> Result<Vec<BackgroundSummary>, EnvironmentError> {
+        match self {
+            Self::Local(environment) => environment.list_background().await,
+        }
+    }
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl Files for Executor {
+    async fn read(&self, path: &Path, range: ByteRange) -> Result<FileContents, FileError> {
+        match self {
+            Self::Local(environment) => environment.read(path, range).await,
+        }
+    }
+
+    async fn write(
+        &self,
+        path: &Path,
+        contents: Bytes,
+        options: WriteOptions,
+    ) -> Result<(), FileError> {
+        match self {
+            Self::Local(environment) => environment.write(path, contents, options).await,
+        }
+    }
+
+    async fn remove(&self, path: &Path, removal: Removal) -> Result<(), FileError> {
+        match self {
+            Self::Local(environment) => environment.remove(path, removal).await,
+        }
+    }
+
+    async fn list(&self, path: &Path) -> Result<Vec<DirectoryEntry>, FileError> {
+        match self {
+            Self::Local(environment) => environment.list(path).await,
+        }
+    }
+
+    async fn stat(&self, path: &Path) -> Result<FileStat, FileError> {
+        match self {
+            Self::Local(environment) => environment.stat(path).await,
+        }
+    }
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl Search for Executor {
+    async fn search(&self, query: SearchQuery) -> Result<SearchOutcome, SearchError> {
+        match self {
+            Self::Local(environment) => environment.search(query).await,
+        }
+    }
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl Describe for Executor {
+    async fn describe(&self) -> Result<Description, EnvironmentError> {
+        match self {
+            Self::Local(environment) => environment.describe().await,
+        }
+    }
+
+    fn kind(&self) -> EnvironmentKind {
+        match self {
+            Self::Local(environment) => environment.kind(),
+        }
+    }
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl Changes for Executor {
+    async fn changes(&self) -> Result<ChangeSet, ChangesError> {
+        match self {
+            Self::Local(environment) => environment.changes().await,
+        }
+    }
+
+    async fn discard_changes(&self) -> Result<(), ChangesError> {
+        match self {
+            Self::Local(environment) => environment.discard_changes().await,
+        }
+    }
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl Lifecycle for Executor {
+    async fn prepare(&self) -> Result<(), EnvironmentError> {
+        match self {
+            Self::Local(environment) => environment.prepare().await,
+        }
+    }
+
+    async fn close(&self) -> Result<(), EnvironmentError> {
+        match self {
+            Self::Local(environment) => environment.close().await,
+        }
+    }
+}

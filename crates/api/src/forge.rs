@@ -1,0 +1,130 @@
+//! Forge, put together.
+
+use std::sync::Arc;
+
+use forge_app::{Agent, Conversation, TurnError};
+use forge_domain::{
+    EnvironmentError, Host, HostError, LanguageModel, Lifecycle, ModelId, WorkspaceLocation,
+};
+use forge_infra_local::LocalHost;
+use thiserror::Error;
+
+use crate::{Executor, ForgeConfig, Turn};
+
+/// So much of each `AGENTS.md` is read.
+const MAX_INSTRUCTIONS_BYTES: usize = 64 * 1024;
+
+/// Why Forge could not be put together.
+#[derive(Debug, Error)]
+pub enum InitError {
+    /// The directory cannot be used.
+    #[error(transparent)]
+    Host(#[from] HostError),
+}
+
+/// An environment for a project and, where one was configured, an agent in it. Clones share both.
+///
+/// Nothing is started before it is used. End it with [`ForgeAPI::close`]; where the last clone is
+/// dropped without, the environment's own drop ends what runs, and nobody learns what went wrong.
+#[derive(Debug, Clone)]
+pub struct ForgeAPI {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    workspace: WorkspaceLocation,
+    executor: Executor,
+    agent: Option<Arc<Agent>>,
+    model_id: Option<ModelId>,
+}
+
+impl ForgeAPI {
+    /// Finds the workspace, reads the project's instructions and wires the adapters.
+    ///
+    /// # Errors
+    /// [`InitError`]; nothing was started or left behind.
+    ///
+    /// # Cancel safety
+    /// Changes nothing.
+    pub async fn init(config: ForgeConfig) -> Result<Self, InitError> {
+        let ForgeConfig {
+            directory,
+            executor,
+            language_model,
+            agent,
+            approver,
+            home,
+            state_directory,
+        } = config;
+        let host = LocalHost { home, state_directory };
+        let workspace = host.locate_workspace(&directory).await?;
+        let executor = Executor::new(&executor, &workspace);
+        let model: Option<Arc<dyn LanguageModel>> = language_model;
+        let model_id = model.as_ref().map(|model| model.id().clone());
+        let agent = match model {
+            None => None,
+            Some(model) => {
+                let instructions =
+                    host.read_instructions(&workspace, MAX_INSTRUCTIONS_BYTES).await?;
+                let environment = Arc::new(executor.clone());
+                Some(Arc::new(Agent::new(environment, model, approver, instructions, agent)))
+            }
+        };
+        Ok(Self { inner: Arc::new(Inner { workspace, executor, agent, model_id }) })
+    }
+
+    /// The environment; it implements the ports.
+    #[must_use]
+    pub fn executor(&self) -> &Executor {
+        &self.inner.executor
+    }
+
+    /// Where the project is.
+    #[must_use]
+    pub fn workspace(&self) -> &WorkspaceLocation {
+        &self.inner.workspace
+    }
+
+    /// Which model answers prompts; `None` where none was configured.
+    #[must_use]
+    pub fn model_id(&self) -> Option<&ModelId> {
+        self.inner.model_id.as_ref()
+    }
+
+    /// A new conversation.
+    #[must_use]
+    pub fn conversation(&self) -> Conversation {
+        Conversation::new()
+    }
+
+    /// Lets the model work on a prompt. Nothing happens before the turn is polled. Without a model
+    /// the turn ends at once with [`TurnError::NoModel`].
+    ///
+    /// Turns of different conversations may run at the same time, in the same environment.
+    pub fn prompt(&self, conversation: Conversation, text: impl Into<String>) -> Turn {
+        let text = text.into();
+        let Some(agent) = self.inner.agent.clone() else {
+            return Turn::failed(conversation, TurnError::NoModel);
+        };
+        Turn::new(move |mut events, cancel| async move {
+            let mut conversation = conversation;
+            let report = agent.run_turn(&mut conversation, text, &mut events, &cancel).await;
+            (conversation, report)
+        })
+    }
+
+    /// Ends the environment: running and background commands, scratch space. Idempotent; turns that
+    /// still run fail.
+    ///
+    /// Bounded by ten seconds beyond the grace periods of the commands that run.
+    ///
+    /// # Errors
+    /// Something could not be ended; the message says what is left.
+    ///
+    /// # Cancel safety
+    /// Dropping the future does not stop the closing from being finished by another call.
+    pub async fn close(&self) -> Result<(), EnvironmentError> {
+        self.inner.executor.close().await
+    }
+}

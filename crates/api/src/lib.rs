@@ -1,0 +1,39 @@
+//! Forge as a library: an environment, a language model and an agent, put together.
+//!
+//! This is the composition root. It chooses adapters and wires them, and owns no rule of its own;
+//! it reads no environment variable and writes to no terminal. Everything that a caller needs is
+//! re-exported here, the contracts of `forge-domain` included, so that no adapter crate has to be
+//! named.
+//!
+//! ```no_run
+//! use forge_api::{CommandIo, CommandRequest, Commands, ExecutorConfig, ForgeAPI, ForgeConfig};
+//! use forge_api::{LocalOptions, Program};
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let variables = LocalOptions::inherit(std::env::vars_os());
+//! let forge = ForgeAPI::init(ForgeConfig::new(".", ExecutorConfig::Local(variables))).await?;
+//! let request = CommandRequest::new(Program::shell("cargo --version"));
+//! let exit = forge.executor().run(request, CommandIo::detached()).await?;
+//! println!("{:?}", exit.ending);
+//! forge.close().await?;
+//! # Ok(())
+//! # }
+//! ```
+
+mod config;
+mod executor;
+mod forge;
+mod turn;
+
+/// What an [`OutputSink`] is given.
+pub use bytes::Bytes;
+pub use config::{ApproveAll, ExecutorConfig, ForgeConfig, LocalOptions};
+pub use executor::Executor;
+pub use forge::{ForgeAPI, InitError};
+pub use forge_app::{
+    AgentConfig, AgentEvent, AskPolicy, Conversation, ToolOutcome, TurnError, TurnOutcome,
+    TurnReport,
+};
+// The contracts are part of this interface, all of them and by intention.
+pub use forge_domain::*;
+pub use turn::{Turn, TurnCanceller};

@@ -1,0 +1,277 @@
+//! Forge as a library, with real commands in a temporary workspace.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::VecDeque;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use forge_api::{
+    AgentEvent, BackgroundCommands, CommandError, CommandIo, CommandRequest, Commands, Ending,
+    EnvironmentError, EnvironmentVariable, ExecutorConfig, ForgeAPI, ForgeConfig, HostError,
+    InitError, LanguageModel, LocalOptions, Message, ModelError, ModelEvent, ModelId, ModelRequest,
+    ModelStream, OutputStream, Program, StopReason, ToolCall, ToolCallId, TurnError, TurnOutcome,
+    VariableName,
+};
+use futures_util::{StreamExt, stream};
+use pretty_assertions::assert_eq;
+use serde_json::json;
+use tempfile::TempDir;
+
+/// A model that gives these answers, one after the other, and keeps what it was asked.
+#[derive(Debug)]
+struct ScriptedModel {
+    id: ModelId,
+    answers: Mutex<VecDeque<Vec<ModelEvent>>>,
+    requests: Mutex<Vec<ModelRequest>>,
+}
+
+impl ScriptedModel {
+    fn new(answers: Vec<Vec<ModelEvent>>) -> Arc<Self> {
+        let id = ModelId::parse("test/scripted").unwrap();
+        Arc::new(Self { id, answers: Mutex::new(answers.into()), requests: Mutex::default() })
+    }
+}
+
+#[async_trait]
+impl LanguageModel for ScriptedModel {
+    fn id(&self) -> &ModelId {
+        &self.id
+    }
+
+    async fn answer(&self, request: ModelRequest) -> Result<ModelStream, ModelError> {
+        self.requests.lock().unwrap().push(request);
+        let events = self.answers.lock().unwrap().pop_front().unwrap();
+        Ok(Box::pin(stream::iter(events.into_iter().map(Ok))))
+    }
+}
+
+fn says(text: &str) -> Vec<ModelEvent> {
+    vec![ModelEvent::Text(text.to_owned()), ModelEvent::Finished(StopReason::Done)]
+}
+
+fn runs(commands: &[&str]) -> Vec<ModelEvent> {
+    let call = |(index, command): (usize, &&str)| {
+        ModelEvent::ToolCall(ToolCall {
+            id: ToolCallId::new(format!("call-{index}")),
+            name: "shell".to_owned(),
+            arguments: json!({ "command": command }).to_string(),
+        })
+    };
+    let end = ModelEvent::Finished(StopReason::ToolCalls);
+    commands.iter().enumerate().map(call).chain([end]).collect()
+}
+
+fn variable(name: &str, value: &str) -> EnvironmentVariable {
+    EnvironmentVariable::new(VariableName::parse(name).unwrap(), value).unwrap()
+}
+
+fn config(workspace: &TempDir) -> ForgeConfig {
+    let options = LocalOptions::new(vec![variable("PATH", "/usr/local/bin:/usr/bin:/bin")]);
+    ForgeConfig::new(workspace.path(), ExecutorConfig::Local(options))
+}
+
+async fn forge(workspace: &TempDir) -> ForgeAPI {
+    ForgeAPI::init(config(workspace)).await.unwrap()
+}
+
+async fn forge_with(workspace: &TempDir, model: Arc<ScriptedModel>) -> ForgeAPI {
+    ForgeAPI::init(config(workspace).language_model(model)).await.unwrap()
+}
+
+fn shell(text: &str) -> CommandRequest {
+    CommandRequest::new(Program::shell(text)).time_limit(Duration::from_secs(60))
+}
+
+/// Waits until it holds, for a minute at the most.
+async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let waiting = async {
+        while !holds().await {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    assert!(tokio::time::timeout(Duration::from_secs(60), waiting).await.is_ok(), "{what}");
+}
+
+/// Whether the process of the id in this file is there. A file that is not complete yet says so.
+fn is_running(pid_file: &Path) -> bool {
+    let pid = std::fs::read_to_string(pid_file).unwrap();
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
+    // What comes after the name, which stands in parentheses, begins with the state.
+    let state = stat.rsplit(')').next().unwrap_or_default().trim_start().chars().next();
+    !matches!(state, None | Some('Z' | 'X'))
+}
+
+fn is_complete(pid_file: &Path) -> bool {
+    std::fs::read_to_string(pid_file).is_ok_and(|text| text.ends_with('\n'))
+}
+
+#[tokio::test]
+async fn the_executor_runs_a_command_in_the_workspace() {
+    let workspace = tempfile::tempdir().unwrap();
+    let forge = forge(&workspace).await;
+    let request = shell("echo hello > file && cat file && pwd -P");
+    let exit = forge.executor().run(request, CommandIo::detached()).await.unwrap();
+    let root = workspace.path().canonicalize().unwrap();
+    assert_eq!(exit.ending, Ending::Exited(0));
+    let printed = String::from_utf8(exit.output.of(OutputStream::Stdout)).unwrap();
+    assert_eq!(printed, format!("hello\n{}\n", root.display()));
+    assert_eq!(forge.workspace().root, root);
+    assert_eq!(std::fs::read_to_string(root.join("file")).unwrap(), "hello\n");
+    forge.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_prompt_runs_commands_whose_effect_is_on_disk_in_their_order() {
+    let workspace = tempfile::tempdir().unwrap();
+    let commands =
+        ["echo one >> log; echo said one", "echo two >> log; echo said two", "cat log; exit 3"];
+    let model = ScriptedModel::new(vec![runs(&commands), says("Done.")]);
+    let forge = forge_with(&workspace, model).await;
+    let mut turn = forge.prompt(forge.conversation(), "go");
+    let mut output = Vec::new();
+    while let Some(event) = turn.next().await {
+        if let AgentEvent::ToolOutput { bytes, .. } = event {
+            output.extend_from_slice(&bytes);
+        }
+    }
+    let (conversation, report) = turn.finish().await;
+    let report = report.unwrap();
+    assert_eq!((report.outcome, report.text.as_str()), (TurnOutcome::Done, "Done."));
+    let log = std::fs::read_to_string(workspace.path().join("log")).unwrap();
+    assert_eq!(log, "one\ntwo\n");
+    assert_eq!(String::from_utf8(output).unwrap(), "said one\nsaid two\none\ntwo\n");
+    let Message::ToolResults(results) = &conversation.messages()[2] else {
+        panic!("{conversation:#?}")
+    };
+    let first_lines: Vec<&str> =
+        results.iter().map(|result| result.content.lines().next().unwrap()).collect();
+    assert_eq!(first_lines, ["said one", "said two", "one"]);
+    assert_eq!(results.iter().map(|r| r.is_error).collect::<Vec<_>>(), [false, false, true]);
+    forge.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn dropping_a_turn_ends_its_command() {
+    let workspace = tempfile::tempdir().unwrap();
+    let model = ScriptedModel::new(vec![runs(&["sleep 1000 & echo $! > pid; wait"])]);
+    let forge = forge_with(&workspace, model).await;
+    let pid_file = workspace.path().join("pid");
+    let mut turn = forge.prompt(forge.conversation(), "go");
+    {
+        let mut polling = std::pin::pin!(async { while turn.next().await.is_some() {} });
+        let begun = until("the command begins", async || is_complete(&pid_file));
+        tokio::select! {
+            () = &mut polling => panic!("the turn ended by itself"),
+            () = begun => {}
+        }
+    }
+    assert!(is_running(&pid_file));
+    drop(turn);
+    until("the command ends", async || !is_running(&pid_file)).await;
+    forge.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn cancelling_a_turn_keeps_the_conversation_and_what_was_printed() {
+    let workspace = tempfile::tempdir().unwrap();
+    let model = ScriptedModel::new(vec![runs(&["echo begun; sleep 1000"]), says("Yes.")]);
+    let forge = forge_with(&workspace, model).await;
+    let mut turn = forge.prompt(forge.conversation(), "go");
+    let canceller = turn.canceller();
+    while let Some(event) = turn.next().await {
+        if let AgentEvent::ToolOutput { .. } = event {
+            canceller.cancel();
+        }
+    }
+    let (conversation, report) = turn.finish().await;
+    assert_eq!(report.unwrap().outcome, TurnOutcome::Cancelled);
+    let Message::ToolResults(results) = &conversation.messages()[2] else {
+        panic!("{conversation:#?}")
+    };
+    assert!(results[0].content.starts_with("begun\n[cancelled by the user"), "{results:?}");
+    let (_, report) = forge.prompt(conversation, "and now?").finish().await;
+    assert_eq!(report.unwrap().text, "Yes.");
+    forge.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn two_prompts_in_a_row_keep_the_conversation() {
+    let workspace = tempfile::tempdir().unwrap();
+    let model = ScriptedModel::new(vec![says("One."), says("Two.")]);
+    let forge = forge_with(&workspace, model.clone()).await;
+    let (conversation, _) = forge.prompt(forge.conversation(), "first").finish().await;
+    let (conversation, report) = forge.prompt(conversation, "second").finish().await;
+    assert_eq!(report.unwrap().text, "Two.");
+    assert_eq!(conversation.messages().len(), 4);
+    let requests = model.requests.lock().unwrap();
+    assert_eq!(requests[1].messages, conversation.messages()[..3]);
+    forge.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_model_is_told_of_the_project_and_its_instructions() {
+    let workspace = tempfile::tempdir().unwrap();
+    std::fs::write(workspace.path().join("AGENTS.md"), "Speak in verse.\n").unwrap();
+    let model = ScriptedModel::new(vec![says("Aye.")]);
+    let forge = forge_with(&workspace, model.clone()).await;
+    forge.prompt(forge.conversation(), "go").finish().await.1.unwrap();
+    let system = model.requests.lock().unwrap()[0].system.clone();
+    let root = workspace.path().canonicalize().unwrap();
+    assert!(system.contains("Speak in verse."), "{system}");
+    assert!(system.contains(&root.display().to_string()), "{system}");
+    forge.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn closing_ends_background_commands_and_everything_after_it_is_refused() {
+    let workspace = tempfile::tempdir().unwrap();
+    let forge = forge(&workspace).await;
+    let pid_file = workspace.path().join("pid");
+    let request = CommandRequest::new(Program::shell("echo $$ > pid; exec sleep 1000"));
+    forge.executor().start(request).await.unwrap();
+    until("the command begins", async || is_complete(&pid_file)).await;
+    assert!(is_running(&pid_file));
+    let (one, two) = tokio::join!(forge.close(), forge.close());
+    assert!(one.is_ok() && two.is_ok(), "{one:?} {two:?}");
+    until("the command ends", async || !is_running(&pid_file)).await;
+    let actual = forge.executor().run(shell("true"), CommandIo::detached()).await;
+    let Err(CommandError::Environment(EnvironmentError::Closed { .. })) = actual else {
+        panic!("{actual:?}")
+    };
+}
+
+#[tokio::test]
+async fn a_prompt_without_a_model_is_refused_and_gives_the_conversation_back() {
+    let workspace = tempfile::tempdir().unwrap();
+    let forge = forge(&workspace).await;
+    assert_eq!(forge.model_id(), None);
+    let (conversation, report) = forge.prompt(forge.conversation(), "go").finish().await;
+    assert!(matches!(report, Err(TurnError::NoModel)), "{report:?}");
+    assert!(conversation.is_empty());
+}
+
+#[tokio::test]
+async fn a_missing_directory_is_refused_by_name() {
+    let workspace = tempfile::tempdir().unwrap();
+    let missing = workspace.path().join("missing");
+    let config = ForgeConfig::new(&missing, ExecutorConfig::Local(LocalOptions::new(vec![])));
+    match ForgeAPI::init(config).await {
+        Err(InitError::Host(HostError::NotFound { path })) => assert_eq!(path, missing),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn nothing_public_shows_a_key_in_its_debug_form() {
+    let workspace = tempfile::tempdir().unwrap();
+    let options = LocalOptions::new(vec![variable("OPENAI_API_KEY", "s3cret-value")]);
+    let config = ForgeConfig::new(workspace.path(), ExecutorConfig::Local(options))
+        .language_model(ScriptedModel::new(vec![]));
+    let mut shown = format!("{config:?}");
+    let forge = ForgeAPI::init(config).await.unwrap();
+    let turn = forge.prompt(forge.conversation(), "go");
+    shown.push_str(&format!("{forge:?} {:?} {turn:?}", forge.executor()));
+    assert!(!shown.contains("s3cret-value"), "{shown}");
+}
