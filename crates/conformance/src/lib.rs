@@ -27,3 +27,4 @@ mod suite;
 
 pub use fake::{FakeEnvironment, Levers};
 pub use scenario::{Scenario, Step};
+pub use suite::{Fixture, run_clause};

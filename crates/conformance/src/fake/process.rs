@@ -17,7 +17,7 @@ use forge_domain::{
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::environment::{Inner, lock};
@@ -148,6 +148,7 @@ pub(super) async fn follow(inner: &Arc<Inner>, prepared: Prepared, io: CommandIo
     let (sender, receiver) = mpsc::channel(1);
     let cut = CancellationToken::new();
     let closed = Arc::new(ClosedStreams::default());
+    let children = Children::default();
     let process = Process {
         inner: Arc::clone(inner),
         directory: prepared.directory,
@@ -156,7 +157,7 @@ pub(super) async fn follow(inner: &Arc<Inner>, prepared: Prepared, io: CommandIo
         closed: Arc::clone(&closed),
         traps: Arc::default(),
         stdin: Arc::new(tokio::sync::Mutex::new(Some(io.stdin))),
-        children: Arc::new(tokio::sync::Mutex::new(JoinSet::new())),
+        children: Arc::clone(&children.0),
     };
     let pump = Pump {
         inner,
@@ -169,10 +170,10 @@ pub(super) async fn follow(inner: &Arc<Inner>, prepared: Prepared, io: CommandIo
     let supervision = supervise(
         inner,
         process,
+        children,
         prepared.scenario,
         io.control,
-        prepared.time_limit,
-        prepared.grace,
+        Patience { time_limit: prepared.time_limit, grace: prepared.grace },
         cut,
     );
     let ((ending, stopped_by), output) = tokio::join!(supervision, pump.run(receiver));
@@ -189,23 +190,28 @@ pub(super) async fn follow(inner: &Arc<Inner>, prepared: Prepared, io: CommandIo
     }
 }
 
+/// How long a command may run, and how long it has to end.
+struct Patience {
+    time_limit: Option<Duration>,
+    grace: Duration,
+}
+
 async fn supervise(
     inner: &Inner,
     process: Process,
+    children: Children,
     scenario: Scenario,
     mut control: ControlRequests,
-    time_limit: Option<Duration>,
-    grace: Duration,
+    patience: Patience,
     cut: CancellationToken,
 ) -> (Ending, Option<StopMethod>) {
     let discarding = lock(&inner.discarding).clone();
-    let children = Arc::clone(&process.children);
     let traps = Arc::clone(&process.traps);
     let output = process.output.clone();
     let leader = process.steps(scenario.steps().to_vec());
     tokio::pin!(leader);
     let deadline = async {
-        match time_limit {
+        match patience.time_limit {
             Some(limit) => {
                 tokio::time::sleep(limit).await;
                 limit
@@ -250,17 +256,31 @@ async fn supervise(
                     drop(output.send((OutputStream::Stdout, text.into())).await);
                     StopMethod::Terminate
                 }
-                Reaction::Nothing => match tokio::time::timeout(grace, &mut leader).await {
-                    Ok(_) => StopMethod::Terminate,
-                    Err(_) => StopMethod::Kill,
-                },
+                Reaction::Nothing => {
+                    match tokio::time::timeout(patience.grace, &mut leader).await {
+                        Ok(_) => StopMethod::Terminate,
+                        Err(_) => StopMethod::Kill,
+                    }
+                }
             };
             (ending, Some(method))
         }
     };
     // What was left behind ends with its leader.
-    children.lock().await.shutdown().await;
+    drop(children);
     end
+}
+
+/// The tasks of children, which end with their leader: also when its future is dropped.
+#[derive(Default)]
+struct Children(Arc<Mutex<Vec<AbortHandle>>>);
+
+impl Drop for Children {
+    fn drop(&mut self) {
+        for child in lock(&self.0).drain(..) {
+            child.abort();
+        }
+    }
 }
 
 #[derive(Debug, Clone, Default)]
@@ -316,7 +336,7 @@ struct Process {
     closed: Arc<ClosedStreams>,
     traps: Arc<Mutex<Traps>>,
     stdin: Arc<tokio::sync::Mutex<Option<Stdin>>>,
-    children: Arc<tokio::sync::Mutex<JoinSet<()>>>,
+    children: Arc<Mutex<Vec<AbortHandle>>>,
 }
 
 impl Process {
@@ -416,9 +436,10 @@ impl Process {
             }
             Step::Leave(steps) | Step::LeaveDaemon(steps) => {
                 let child = self.clone();
-                self.children.lock().await.spawn(async move {
+                let task = tokio::spawn(async move {
                     child.steps(steps).await;
                 });
+                lock(&self.children).push(task.abort_handle());
                 Ok(())
             }
             Step::KillSelf(number) => {
