@@ -190,7 +190,7 @@ async fn cancelling_a_turn_keeps_the_conversation_and_what_was_printed() {
     let Message::ToolResults(results) = &conversation.messages()[2] else {
         panic!("{conversation:#?}")
     };
-    assert!(results[0].content.starts_with("begun\n[cancelled by the user"), "{results:?}");
+    assert!(results[0].content.starts_with("begun\n[cancelled"), "{results:?}");
     let (_, report) = forge.prompt(conversation, "and now?").finish().await;
     assert_eq!(report.unwrap().text, "Yes.");
     forge.close().await.unwrap();
@@ -205,8 +205,8 @@ async fn two_prompts_in_a_row_keep_the_conversation() {
     let (conversation, report) = forge.prompt(conversation, "second").finish().await;
     assert_eq!(report.unwrap().text, "Two.");
     assert_eq!(conversation.messages().len(), 4);
-    let requests = model.requests.lock().unwrap();
-    assert_eq!(requests[1].messages, conversation.messages()[..3]);
+    let sent = model.requests.lock().unwrap()[1].messages.clone();
+    assert_eq!(sent, conversation.messages()[..3]);
     forge.close().await.unwrap();
 }
 

@@ -261,7 +261,7 @@ pub(crate) fn skip_rest(
 ) -> (Vec<ToolResult>, CallsEnd) {
     let why = match &end {
         CallsEnd::AllDone => "the turn has ended",
-        CallsEnd::Cancelled => "the user ended the turn",
+        CallsEnd::Cancelled => "the turn was ended",
         CallsEnd::RepeatedFailures { .. } => "the turn ended since a call failed repeatedly",
         CallsEnd::Environment(_) => "the environment failed",
     };
@@ -322,7 +322,7 @@ async fn unless_cancelled(
 }
 
 fn cancelled(what_remains: &str) -> Report {
-    let content = format!("The user ended the turn while this was carried out. {what_remains}");
+    let content = format!("The turn was ended while this was carried out. {what_remains}");
     Report::new(ToolOutcome::Cancelled, content, "cancelled")
 }
 

@@ -22,7 +22,8 @@ pub enum ToolOutcome {
 /// One thing that happened in a turn, in the order in which it happened.
 ///
 /// Each tool call gives one `ToolStarted` and, later, one `ToolFinished` with the same id. Calls that
-/// only read may overlap. A call that the user is asked about starts after the answer.
+/// only read may overlap. A call that the user is asked about starts after the answer. A call that
+/// never began, since the turn ended before, gives neither.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AgentEvent {
     /// More of the model's text, as it wrote it: it may hold control characters.

@@ -88,7 +88,7 @@ pub(crate) fn ending_text(ending: &Ending, stopped_by: Option<StopMethod>) -> St
             format!("ended by {signal}, which Forge did not send")
         }
         Ending::TimedOut { limit } => format!("timed out after {}{method}", duration(*limit)),
-        Ending::Cancelled => format!("cancelled by the user{method}"),
+        Ending::Cancelled => format!("cancelled{method}"),
         Ending::OutOfMemory => "killed: out of memory".to_owned(),
         Ending::LimitExceeded(Resource::FileSize) => {
             "ended: a file grew beyond the environment's limit".to_owned()
@@ -253,7 +253,7 @@ pub(crate) fn unconfirmed(output: &RetainedOutput, newlines: u64, waited: Durati
     Report::new(
         ToolOutcome::Cancelled,
         format!(
-            "{}[cancelled by the user; the environment did not confirm within {} that it ended]",
+            "{}[cancelled; the environment did not confirm within {} that it ended]",
             body.text,
             duration(waited)
         ),

@@ -234,8 +234,8 @@ async fn cancelling_keeps_what_the_command_printed_and_skips_the_rest() {
     let report = play.prompt("go").await.unwrap();
     assert_eq!(report.outcome, TurnOutcome::Cancelled);
     let expected = [
-        (true, "begun\nended\n[cancelled by the user; took 0 ms]".to_owned()),
-        (true, "This call was not carried out: the user ended the turn.".to_owned()),
+        (true, "begun\nended\n[cancelled; took 0 ms]".to_owned()),
+        (true, "This call was not carried out: the turn was ended.".to_owned()),
     ];
     assert_eq!(play.results(), expected);
     assert_eq!(*play.stage.cancelled.lock().unwrap(), ["hang"]);
@@ -249,8 +249,7 @@ async fn a_command_that_does_not_end_when_cancelled_is_dropped_and_its_output_ke
         .cancel_at(|event| matches!(event, AgentEvent::ToolOutput { .. }));
     let report = play.prompt("go").await.unwrap();
     assert_eq!(report.outcome, TurnOutcome::Cancelled);
-    let expected =
-        "begun\n[cancelled by the user; the environment did not confirm within 5 s that it ended]";
+    let expected = "begun\n[cancelled; the environment did not confirm within 5 s that it ended]";
     assert_eq!(play.results(), [(true, expected.to_owned())]);
     assert_eq!(*play.stage.dropped.lock().unwrap(), ["deaf"]);
 }
