@@ -1,0 +1,149 @@
+//! Everything that can end a run with a message, and the one function that prints it.
+
+use std::error::Error as _;
+
+use forge_api::{
+    CommandError, EnvironmentError, HostError, InitError, ModelError, OutputStream, TurnError,
+};
+use thiserror::Error;
+
+use crate::choice::ChoiceError;
+use crate::exit::Conclusion;
+use crate::settings::SettingsError;
+use crate::terminal::{Paint, Role, clean};
+use crate::writer::{self, WriteError};
+
+/// Why a run of forge failed.
+#[derive(Debug, Error)]
+pub(crate) enum Failure {
+    /// The options do not go together, or not here.
+    #[error("{0}")]
+    Usage(String),
+    /// The settings cannot hold.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    /// Forge could not be put together.
+    #[error(transparent)]
+    Init(#[from] InitError),
+    /// A command of `exec` was not started.
+    #[error(transparent)]
+    Command(#[from] CommandError),
+    /// A task ended with an error.
+    #[error(transparent)]
+    Turn(#[from] TurnError),
+    /// The environment failed.
+    #[error(transparent)]
+    Environment(#[from] EnvironmentError),
+    /// What forge had to say could not be written.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// The operating system refused something that every run needs.
+    #[error("{what}")]
+    System {
+        /// What was to be done.
+        what: &'static str,
+        /// The operating system's reason.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+impl Failure {
+    /// What this means for the exit code.
+    pub(crate) fn conclusion(&self) -> Conclusion {
+        match self {
+            Self::Usage(_) | Self::Settings(_) => Conclusion::WrongUsage,
+            Self::Init(error) => match error {
+                InitError::Host(error) => match error {
+                    HostError::NotFound { .. }
+                    | HostError::NotDirectory { .. }
+                    | HostError::Unsuitable { .. } => Conclusion::WrongUsage,
+                    HostError::Io { .. } => Conclusion::ForgeFailed,
+                },
+            },
+            Self::Command(error) => match error {
+                CommandError::NotFound { .. } => Conclusion::CommandNotFound,
+                CommandError::NotExecutable { .. } => Conclusion::CommandNotExecutable,
+                CommandError::WorkingDirectory { .. } | CommandError::Invalid { .. } => {
+                    Conclusion::WrongUsage
+                }
+                CommandError::Environment(_) => Conclusion::ForgeFailed,
+            },
+            Self::Turn(error) => match error {
+                TurnError::EmptyPrompt | TurnError::NoModel => Conclusion::WrongUsage,
+                TurnError::Model(_) => Conclusion::NotDone,
+                TurnError::Environment(_) => Conclusion::ForgeFailed,
+            },
+            Self::Environment(_) | Self::System { .. } => Conclusion::ForgeFailed,
+            Self::Write(error) => match error {
+                WriteError::ReaderGone => Conclusion::ReaderGone,
+                WriteError::Failed { .. } => Conclusion::ForgeFailed,
+            },
+        }
+    }
+
+    /// What the user can do about it, where there is something.
+    pub(crate) fn hint(&self) -> Option<String> {
+        match self {
+            Self::Settings(SettingsError::Choice(ChoiceError::Missing)) => {
+                Some("--local runs them on this machine, without any isolation".to_owned())
+            }
+            Self::Turn(TurnError::Model(error)) => model_hint(error),
+            Self::Init(InitError::Host(HostError::Unsuitable { .. })) => {
+                Some("change into a project's directory, or name one with -C".to_owned())
+            }
+            _ => None,
+        }
+    }
+
+    /// The message with its causes, one line.
+    pub(crate) fn message(&self) -> String {
+        let mut message = self.to_string();
+        let mut source = self.source();
+        while let Some(error) = source {
+            let text = error.to_string();
+            // A library's error may repeat its source in its own text.
+            if !text.is_empty() && !message.contains(&text) {
+                message.push_str(": ");
+                message.push_str(&text);
+            }
+            source = error.source();
+        }
+        clean(&message)
+    }
+}
+
+fn model_hint(error: &ModelError) -> Option<String> {
+    Some(match error {
+        ModelError::AccessRefused { model, .. } => {
+            format!("check the key for {}", model.provider())
+        }
+        ModelError::NoSuchModel { .. } => "choose another with -m provider/name".to_owned(),
+        ModelError::Unreachable { .. } => {
+            "check the network, the proxy variables, and the provider's *_BASE_URL".to_owned()
+        }
+        ModelError::Rejected { .. }
+        | ModelError::Busy { .. }
+        | ModelError::BrokenOff { .. }
+        | ModelError::Unreadable { .. } => return None,
+    })
+}
+
+/// Prints a failure to stderr: one line, and a hint where there is one.
+pub(crate) fn print(failure: &Failure, paint: Paint) {
+    let mut text = format!("{} {}\n", paint.paint(Role::Bad, "error:"), failure.message());
+    if let Some(hint) = failure.hint() {
+        text.push_str(&format!("{} {}\n", paint.paint(Role::Strong, "hint:"), clean(&hint)));
+    }
+    say(&text);
+}
+
+/// Prints a warning to stderr.
+pub(crate) fn warn(message: &str, paint: Paint) {
+    say(&format!("{} {}\n", paint.paint(Role::Warning, "warning:"), clean(message)));
+}
+
+fn say(text: &str) {
+    // There is nowhere left to say that stderr cannot be written to.
+    drop(writer::write_all(OutputStream::Stderr, text.as_bytes()));
+}

@@ -1,0 +1,209 @@
+//! `forge` at a terminal: a conversation.
+
+mod editor;
+mod slash;
+
+use std::time::Duration;
+
+use forge_api::{Conversation, ForgeAPI, OutputStream, Signal};
+use tokio::time::timeout;
+
+use crate::arguments::AskWhich;
+use crate::exit::Conclusion;
+use crate::failure::{self, Failure};
+use crate::questions::{Desk, Terminal};
+use crate::rendering::{Glyphs, Progress, Transcript, describe};
+use crate::settings::{Settings, state_directory};
+use crate::signals::{Arrival, Signals};
+use crate::terminal::{self, Paint, Role, clean};
+use crate::turn::{Driven, Driver, View};
+use crate::writer::{self, WriteError};
+
+use editor::{Editor, Input};
+use slash::Slash;
+
+/// How long the line editor may take to let go of the terminal when forge is told to end.
+const EDITOR_LIMIT: Duration = Duration::from_secs(2);
+
+/// Holds the conversation until the user ends it.
+///
+/// # Errors
+/// It could not be begun, or the terminal is gone.
+pub(crate) async fn run(settings: Settings) -> Result<Conclusion, Failure> {
+    let paint = Paint::choose(settings.color, OutputStream::Stdout);
+    let signals = Signals::listen()
+        .map_err(|source| Failure::System { what: "signals cannot be handled", source })?;
+    let ask = settings.task.ask.unwrap_or(settings.choice.asks_by_default());
+    let asked_on = Terminal::open(paint)
+        .map_err(|source| Failure::System { what: "the terminal cannot be opened", source })?;
+    let (desk, questions) = Desk::new();
+    let config = settings.forge().agent(settings.agent(ask)).approver(desk);
+    let api = ForgeAPI::init(config).await?;
+
+    terminal::remember();
+    banner(&api, &settings, ask, paint)?;
+    let glyphs = Glyphs::choose();
+    let transcript = Transcript::new(Progress::WithAnswer, paint, glyphs, settings.verbose);
+    let mut session = Session {
+        conversation: api.conversation(),
+        driver: Driver { signals, questions, terminal: Some(asked_on) },
+        view: View::Transcript(transcript),
+        editor: Editor::start(state_directory(), paint)?,
+        paint,
+    };
+    let result = session.converse(&api).await;
+    session.editor.stop();
+    if let Err(error) = api.close().await {
+        failure::warn(&Failure::from(error).message(), paint);
+    }
+    result
+}
+
+struct Session {
+    conversation: Conversation,
+    driver: Driver,
+    view: View,
+    editor: Editor,
+    paint: Paint,
+}
+
+impl Session {
+    async fn converse(&mut self, api: &ForgeAPI) -> Result<Conclusion, Failure> {
+        let mut interrupted = false;
+        loop {
+            let input = self.input().await?;
+            if input != Input::Interrupt {
+                interrupted = false;
+            }
+            let line = match input {
+                Input::Line(line) => line,
+                Input::Interrupt if interrupted => return Ok(Conclusion::Done),
+                Input::Interrupt => {
+                    interrupted = true;
+                    self.say("Ctrl-C again, Ctrl-D or /quit ends forge.")?;
+                    continue;
+                }
+                Input::End => return Ok(Conclusion::Done),
+                Input::Ended(signal) => return Ok(Conclusion::Ended(signal)),
+            };
+            match slash::parse(&line) {
+                None if line.trim().is_empty() => {}
+                None => {
+                    if let Some(signal) = self.turn(api, line).await? {
+                        return Ok(Conclusion::Ended(signal));
+                    }
+                }
+                Some(Ok(Slash::Quit)) => return Ok(Conclusion::Done),
+                Some(Ok(Slash::Help)) => self.say(slash::HELP)?,
+                Some(Ok(Slash::New)) => {
+                    self.conversation = api.conversation();
+                    self.say("A new conversation begins.")?;
+                }
+                Some(Err(unknown)) => self.say(&unknown.to_string())?,
+            }
+        }
+    }
+
+    async fn input(&mut self) -> Result<Input, Failure> {
+        self.editor.ask();
+        loop {
+            tokio::select! {
+                input = self.editor.answer() => return input.map_err(|source| {
+                    Failure::System { what: "the terminal cannot be read", source }
+                }),
+                arrival = self.driver.signals.next() => match arrival {
+                    // Sent by somebody else: at the prompt, Ctrl-C is a key.
+                    Arrival::Interrupt => {}
+                    Arrival::Terminate(signal) => {
+                        self.editor.stop();
+                        // Where it does not let go in time, the modes are set back all the same.
+                        drop(timeout(EDITOR_LIMIT, self.editor.answer()).await);
+                        return Ok(Input::Ended(signal));
+                    }
+                }
+            }
+        }
+    }
+
+    /// One turn. Returns the signal that ends forge, if one came.
+    async fn turn(&mut self, api: &ForgeAPI, text: String) -> Result<Option<Signal>, Failure> {
+        let before = self.conversation.clone();
+        let mut turn = api.prompt(std::mem::take(&mut self.conversation), text);
+        let driven = self.driver.drive(&mut turn, &mut self.view).await;
+        let View::Transcript(transcript) = &mut self.view else { return Ok(None) };
+        let signal = match driven? {
+            Driven::ToItsEnd(signal) => signal,
+            Driven::DropNow(signal) => {
+                drop(turn);
+                self.conversation = before;
+                transcript.end(None).await?;
+                if signal == Signal::INT {
+                    transcript
+                        .remark("the turn was dropped; the conversation is as before it")
+                        .await?;
+                    transcript.flush().await?;
+                    return Ok(None);
+                }
+                return Ok(Some(signal));
+            }
+        };
+        let (conversation, result) = turn.finish().await;
+        self.conversation = conversation;
+        match result {
+            Ok(report) => {
+                transcript.end(Some(&report)).await?;
+                if let Some(text) = describe(&report.outcome) {
+                    transcript.remark(&text).await?;
+                    transcript.flush().await?;
+                }
+            }
+            Err(error) => {
+                transcript.end(None).await?;
+                failure::print(&error.into(), self.paint);
+            }
+        }
+        Ok(signal.filter(|signal| *signal != Signal::INT))
+    }
+
+    fn say(&self, text: &str) -> Result<(), WriteError> {
+        let lines: String =
+            text.lines().map(|line| self.paint.paint(Role::Dim, &clean(line)) + "\n").collect();
+        say(&lines)
+    }
+}
+
+fn banner(
+    api: &ForgeAPI,
+    settings: &Settings,
+    ask: AskWhich,
+    paint: Paint,
+) -> Result<(), WriteError> {
+    let model = api.model_id().map_or_else(|| "none".to_owned(), ToString::to_string);
+    let asked = match ask {
+        AskWhich::Always => "you are asked before each command",
+        AskWhich::Risky => "you are asked before risky commands",
+        AskWhich::Never => "you are not asked before commands",
+    };
+    let lines = [
+        ("environment", settings.choice.banner().to_owned()),
+        ("", asked.to_owned()),
+        ("model", model),
+        ("workspace", api.workspace().root.display().to_string()),
+    ];
+    let mut text =
+        format!("{} {}\n", paint.paint(Role::Strong, "forge"), env!("CARGO_PKG_VERSION"));
+    for (name, value) in lines {
+        text.push_str(&paint.paint(Role::Dim, &format!("{name:>11}  ")));
+        text.push_str(&clean(&value));
+        text.push('\n');
+    }
+    text.push_str(&paint.paint(Role::Dim, "/help says what there is; Ctrl-D ends."));
+    text.push('\n');
+    say(&text)
+}
+
+/// Writes to the terminal while nothing else is under way.
+fn say(text: &str) -> Result<(), WriteError> {
+    writer::write_all(OutputStream::Stdout, text.as_bytes())
+        .map_err(|source| WriteError::Failed { stream: OutputStream::Stdout, source })
+}

@@ -1,0 +1,173 @@
+//! From arguments to an exit code.
+
+use std::ffi::OsString;
+use std::future::Future;
+
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
+use forge_api::OutputStream;
+
+use crate::arguments::{Arguments, ColorWhen, OutputFormat, Verb as Subcommand};
+use crate::exit::{Conclusion, ExitCode, Verb};
+use crate::failure::{self, Failure};
+use crate::settings::Settings;
+use crate::terminal::{self, Paint};
+use crate::writer::{self, WriteError};
+use crate::{exec, interactive, logging, stdin, task};
+
+/// Runs the program.
+pub(crate) fn run() -> ExitCode {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let parsed = match Arguments::try_parse_from(&arguments) {
+        Ok(parsed) => parsed,
+        Err(error) => return refuse(&error, &arguments),
+    };
+    let Arguments { common, task, prompt, subcommand } = parsed;
+    match subcommand {
+        Some(Subcommand::Exec(exec)) => {
+            let settings = || {
+                if prompt.is_some() {
+                    return Err(Failure::Usage("-p and exec cannot be used together".to_owned()));
+                }
+                let settings = Settings::decide(common.join(exec.common), task.join(exec.task))?;
+                if settings.task.output_format != OutputFormat::Text {
+                    let message = "--output-format is for tasks; exec passes its command's output on as it is";
+                    return Err(Failure::Usage(message.to_owned()));
+                }
+                Ok(settings)
+            };
+            conclude(Verb::Exec, settings(), |settings| exec::run(settings, exec.shell, exec.argv))
+        }
+        Some(Subcommand::Completions(completions)) => {
+            let mut script = Vec::new();
+            clap_complete::generate(
+                completions.shell,
+                &mut Arguments::command(),
+                "forge",
+                &mut script,
+            );
+            print(&script)
+        }
+        None => {
+            let settings = Settings::decide(common, task).map_err(Failure::from);
+            match prompt {
+                Some(prompt) => {
+                    conclude(Verb::Other, settings, |settings| task::run(settings, prompt))
+                }
+                None => conclude(Verb::Other, settings.and_then(at_terminal), interactive::run),
+            }
+        }
+    }
+}
+
+fn at_terminal(settings: Settings) -> Result<Settings, Failure> {
+    if settings.task.output_format != OutputFormat::Text {
+        return Err(Failure::Usage("--output-format needs a task: -p TEXT".to_owned()));
+    }
+    if stdin::kind() != stdin::Kind::Terminal || !terminal::is_terminal(OutputStream::Stdout) {
+        let message = "interactive mode needs a terminal; give the task with -p TEXT, or with -p - \
+                       from stdin";
+        return Err(Failure::Usage(message.to_owned()));
+    }
+    Ok(settings)
+}
+
+/// Runs the asynchronous part on this thread, and turns its end into an exit code.
+fn conclude<F>(
+    verb: Verb,
+    settings: Result<Settings, Failure>,
+    part: impl FnOnce(Settings) -> F,
+) -> ExitCode
+where
+    F: Future<Output = Result<Conclusion, Failure>>,
+{
+    let mut paint = Paint::choose(ColorWhen::Auto, OutputStream::Stderr);
+    let result = settings.and_then(|settings| {
+        paint = Paint::choose(settings.color, OutputStream::Stderr);
+        logging::start(settings.verbose, paint);
+        for name in settings.unset_variables() {
+            let message = format!("--env {name}: it is not set here, so commands do not get it");
+            failure::warn(&message, paint);
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|source| Failure::System { what: "forge cannot start", source })?;
+        let result = runtime.block_on(part(settings));
+        // A blocking thread that waits for somebody must not hold the process.
+        runtime.shutdown_background();
+        result
+    });
+    terminal::restore();
+    let conclusion = result.unwrap_or_else(|failure| {
+        let conclusion = failure.conclusion();
+        if conclusion != Conclusion::ReaderGone {
+            failure::print(&failure, paint);
+        }
+        conclusion
+    });
+    conclusion.exit_code(verb)
+}
+
+/// Says what is wrong with the arguments, or the help and version that they ask for.
+fn refuse(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
+    let paint = Paint::choose(
+        color(arguments),
+        match error.use_stderr() {
+            true => OutputStream::Stderr,
+            false => OutputStream::Stdout,
+        },
+    );
+    let rendered = error.render();
+    let text = match paint {
+        Paint::Colored => rendered.ansi().to_string(),
+        Paint::Plain => rendered.to_string(),
+    };
+    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+        return print(text.as_bytes());
+    }
+    // There is nowhere left to say that stderr cannot be written to.
+    drop(writer::write_all(OutputStream::Stderr, text.as_bytes()));
+    Conclusion::WrongUsage.exit_code(verb(arguments))
+}
+
+/// Prints to stdout what was asked for.
+fn print(text: &[u8]) -> ExitCode {
+    let conclusion = match writer::write_all(OutputStream::Stdout, text) {
+        Ok(()) => Conclusion::Done,
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Conclusion::ReaderGone,
+        Err(source) => {
+            let failure = WriteError::Failed { stream: OutputStream::Stdout, source }.into();
+            failure::print(&failure, Paint::choose(ColorWhen::Auto, OutputStream::Stderr));
+            Conclusion::ForgeFailed
+        }
+    };
+    conclusion.exit_code(Verb::Other)
+}
+
+/// What `--color` says in arguments that cannot be parsed.
+fn color(arguments: &[OsString]) -> ColorWhen {
+    let text = arguments.iter().take_while(|argument| *argument != "--");
+    let mut text = text.filter_map(|argument| argument.to_str()).peekable();
+    while let Some(argument) = text.next() {
+        let value = match argument {
+            "--color" => text.peek().copied(),
+            _ => argument.strip_prefix("--color="),
+        };
+        match value {
+            Some("always") => return ColorWhen::Always,
+            Some("never") => return ColorWhen::Never,
+            _ => {}
+        }
+    }
+    ColorWhen::Auto
+}
+
+/// Whose exit code arguments get that cannot be parsed.
+fn verb(arguments: &[OsString]) -> Verb {
+    let lenient = Arguments::command().ignore_errors(true).try_get_matches_from(arguments);
+    match lenient {
+        Ok(matches) if matches.subcommand_name() == Some("exec") => Verb::Exec,
+        _ => Verb::Other,
+    }
+}

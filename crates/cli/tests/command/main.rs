@@ -1,0 +1,9 @@
+//! The real binary, with a cleared environment, a home of its own, and no network but loopback.
+
+#![cfg(test)]
+
+mod completions;
+mod exec;
+mod harness;
+mod signals;
+mod usage;
