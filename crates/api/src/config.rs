@@ -11,6 +11,7 @@ use forge_domain::{
     Approval, ApprovalRequest, Approver, EnvironmentVariable, KEY_VARIABLES, LanguageModel,
     VariableName,
 };
+use forge_infra_model::ModelConfig;
 
 /// What Forge is made from. The directory and the environment have no default.
 #[derive(Debug, Clone, Setters)]
@@ -23,8 +24,10 @@ pub struct ForgeConfig {
     /// The environment that commands and tools act in.
     #[setters(skip)]
     pub executor: ExecutorConfig,
-    /// A language model of the caller's own. Default: none; then there are commands and files, and
-    /// no prompts.
+    /// Which model answers prompts, with which keys. Default: none; then there are commands and
+    /// files, and no prompts.
+    pub model: Option<ModelConfig>,
+    /// A language model of the caller's own, taken in place of [`ForgeConfig::model`]. Default: none.
     #[setters(skip)]
     pub language_model: Option<Arc<dyn LanguageModel>>,
     /// How the agent works.
@@ -45,6 +48,7 @@ impl ForgeConfig {
         Self {
             directory: directory.into(),
             executor,
+            model: None,
             language_model: None,
             agent: AgentConfig::default(),
             approver: Arc::new(ApproveAll),
@@ -60,7 +64,7 @@ impl ForgeConfig {
         self
     }
 
-    /// Uses a language model of the caller's own.
+    /// Uses a language model of the caller's own, whatever [`ForgeConfig::model`] says.
     #[must_use]
     pub fn language_model(mut self, model: Arc<dyn LanguageModel>) -> Self {
         self.language_model = Some(model);

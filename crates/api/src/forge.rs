@@ -1,5 +1,7 @@
 //! Forge, put together.
 
+use std::ffi::OsString;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use forge_app::{Agent, Conversation, TurnError};
@@ -7,9 +9,10 @@ use forge_domain::{
     EnvironmentError, Host, HostError, LanguageModel, Lifecycle, ModelId, WorkspaceLocation,
 };
 use forge_infra_local::LocalHost;
+use forge_infra_model::{GenaiModel, ModelConfig, ModelConfigError};
 use thiserror::Error;
 
-use crate::{Executor, ForgeConfig, Turn};
+use crate::{Executor, ExecutorConfig, ForgeConfig, LocalOptions, Turn};
 
 /// So much of each `AGENTS.md` is read.
 const MAX_INSTRUCTIONS_BYTES: usize = 64 * 1024;
@@ -20,6 +23,9 @@ pub enum InitError {
     /// The directory cannot be used.
     #[error(transparent)]
     Host(#[from] HostError),
+    /// The configuration leads to no model; without a key, the message says where to get one.
+    #[error(transparent)]
+    Model(#[from] ModelConfigError),
 }
 
 /// An environment for a project and, where one was configured, an agent in it. Clones share both.
@@ -51,6 +57,7 @@ impl ForgeAPI {
         let ForgeConfig {
             directory,
             executor,
+            model,
             language_model,
             agent,
             approver,
@@ -60,7 +67,11 @@ impl ForgeAPI {
         let host = LocalHost { home, state_directory };
         let workspace = host.locate_workspace(&directory).await?;
         let executor = Executor::new(&executor, &workspace);
-        let model: Option<Arc<dyn LanguageModel>> = language_model;
+        let model: Option<Arc<dyn LanguageModel>> = match (language_model, model) {
+            (Some(model), _) => Some(model),
+            (None, Some(config)) => Some(Arc::new(GenaiModel::new(config)?)),
+            (None, None) => None,
+        };
         let model_id = model.as_ref().map(|model| model.id().clone());
         let agent = match model {
             None => None,
@@ -72,6 +83,30 @@ impl ForgeAPI {
             }
         };
         Ok(Self { inner: Arc::new(Inner { workspace, executor, agent, model_id }) })
+    }
+
+    /// Takes this host as the environment, without isolation: what commands do is done. Commands get
+    /// these variables, usually those of the process, less the keys in
+    /// [`KEY_VARIABLES`](crate::KEY_VARIABLES); a `HOME` among them is refused as a workspace. Nobody is
+    /// asked before commands; for that and more, see [`ForgeAPI::init`].
+    ///
+    /// # Errors
+    /// As [`ForgeAPI::init`].
+    ///
+    /// # Cancel safety
+    /// Changes nothing.
+    pub async fn init_local(
+        directory: impl Into<PathBuf>,
+        variables: impl IntoIterator<Item = (OsString, OsString)>,
+        model: ModelConfig,
+    ) -> Result<Self, InitError> {
+        let variables: Vec<(OsString, OsString)> = variables.into_iter().collect();
+        let home = variables.iter().find(|(name, _)| name == "HOME").map(|(_, value)| value);
+        let home = home.filter(|home| !home.is_empty()).map(PathBuf::from);
+        let options = LocalOptions::inherit(variables);
+        let mut config = ForgeConfig::new(directory, ExecutorConfig::Local(options)).model(model);
+        config.home = home;
+        Self::init(config).await
     }
 
     /// The environment; it implements the ports.

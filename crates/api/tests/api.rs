@@ -275,3 +275,141 @@ async fn nothing_public_shows_a_key_in_its_debug_form() {
     shown.push_str(&format!("{forge:?} {:?} {turn:?}", forge.executor()));
     assert!(!shown.contains("s3cret-value"), "{shown}");
 }
+
+/// A prompt answered by the model server that scripts tell what to say, over HTTP.
+mod served {
+    use forge_api::{ModelConfig, ModelConfigError, SecretString};
+    use forge_scripted_model::{Answer, Call, Fault, FaultKind, Place, Script, ScriptedModel};
+    use pretty_assertions::assert_eq;
+
+    use super::*;
+
+    fn three_commands() -> Script {
+        let calls =
+            (1..=3).map(|n| Call::shell(&format!("echo {n} >> log; echo said {n}"), "count"));
+        Script::new([Answer::calls(calls), Answer::text("Counted.")])
+    }
+
+    fn models(server: &ScriptedModel) -> [ModelConfig; 2] {
+        let openai = ModelConfig::new()
+            .model(ModelId::parse("openai/scripted").unwrap())
+            .openai_key("s3cret-value")
+            .openai_base_url(format!("{}/v1", server.base_url()));
+        let anthropic = ModelConfig::new()
+            .model(ModelId::parse("anthropic/scripted").unwrap())
+            .anthropic_key("s3cret-value")
+            .anthropic_base_url(server.base_url());
+        [openai, anthropic]
+    }
+
+    #[tokio::test]
+    async fn a_prompt_runs_commands_in_order_over_either_wire_format() {
+        let server = ScriptedModel::start(three_commands()).await.unwrap();
+        for model in models(&server) {
+            let workspace = tempfile::tempdir().unwrap();
+            let variables = [("PATH".into(), "/usr/bin:/bin".into())];
+            let forge = ForgeAPI::init_local(workspace.path(), variables, model).await.unwrap();
+            let (_, report) = forge.prompt(forge.conversation(), "count").finish().await;
+            let report = report.unwrap();
+            assert_eq!((report.outcome, report.text.as_str()), (TurnOutcome::Done, "Counted."));
+            assert_eq!((report.model_calls, report.tool_calls), (2, 3));
+            let log = std::fs::read_to_string(workspace.path().join("log")).unwrap();
+            assert_eq!(log, "1\n2\n3\n");
+            let told = server.requests().last().unwrap().ordered_tool_results().unwrap();
+            let heads: Vec<&str> = told.iter().map(|text| text.lines().next().unwrap()).collect();
+            assert_eq!(heads, ["said 1", "said 2", "said 3"]);
+            forge.close().await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn no_key_shows_in_a_debug_form() {
+        let server = ScriptedModel::start(three_commands()).await.unwrap();
+        for model in models(&server) {
+            let workspace = tempfile::tempdir().unwrap();
+            let config = config(&workspace).model(model);
+            let mut shown = format!("{config:?}");
+            let forge = ForgeAPI::init(config).await.unwrap();
+            let turn = forge.prompt(forge.conversation(), "go");
+            shown.push_str(&format!("{forge:?} {turn:?}"));
+            assert!(!shown.contains("s3cret-value"), "{shown}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_model_without_a_key_is_refused_at_once() {
+        let workspace = tempfile::tempdir().unwrap();
+        let variables = [("OPENAI_API_KEY".into(), "of the environment".into())];
+        let actual = ForgeAPI::init_local(workspace.path(), variables, ModelConfig::new()).await;
+        let Err(InitError::Model(ModelConfigError::NoKey)) = actual else { panic!("{actual:?}") };
+        let empty = ModelConfig::new().openai_key(SecretString::from(" "));
+        let actual = ForgeAPI::init(config(&workspace).model(empty)).await;
+        let Err(InitError::Model(ModelConfigError::NoKey)) = actual else { panic!("{actual:?}") };
+    }
+
+    #[tokio::test]
+    async fn the_home_directory_is_refused_as_a_workspace() {
+        let home = tempfile::tempdir().unwrap();
+        let variables = [("HOME".into(), home.path().into())];
+        let model = ModelConfig::new().openai_key("k");
+        let actual = ForgeAPI::init_local(home.path(), variables, model).await;
+        let Err(InitError::Host(HostError::Unsuitable { .. })) = actual else {
+            panic!("{actual:?}")
+        };
+    }
+
+    /// What becomes of a prompt to a server of OpenAI's format, and what the commands left in `log`.
+    async fn prompted(script: Script) -> (Result<forge_api::TurnReport, TurnError>, String) {
+        let server = ScriptedModel::start(script).await.unwrap();
+        let workspace = tempfile::tempdir().unwrap();
+        let [mut model, _] = models(&server);
+        model.silence_limit = Duration::from_millis(300);
+        model.first_pause = Duration::from_millis(1);
+        let forge = ForgeAPI::init(config(&workspace).model(model)).await.unwrap();
+        let (_, report) = forge.prompt(forge.conversation(), "go").finish().await;
+        forge.close().await.unwrap();
+        let log = std::fs::read_to_string(workspace.path().join("log")).unwrap_or_default();
+        (report, log)
+    }
+
+    #[tokio::test]
+    async fn half_a_tool_call_is_not_carried_out_and_the_answer_is_asked_for_again() {
+        for kind in [FaultKind::Silent(Place::InToolCall), FaultKind::Cut(Place::InToolCall)] {
+            let script = three_commands().with_fault(Fault::first(1, kind));
+            let (report, log) = prompted(script).await;
+            let report = report.unwrap();
+            assert_eq!((report.outcome, report.model_calls), (TurnOutcome::Done, 3));
+            assert_eq!(log, "1\n2\n3\n");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_breaks_off_again_and_again_is_an_error() {
+        let fault = Fault::always(FaultKind::Silent(Place::InToolCall));
+        let (report, log) = prompted(three_commands().with_fault(fault)).await;
+        let Err(TurnError::Model(ModelError::BrokenOff { .. })) = report else {
+            panic!("{report:?}")
+        };
+        assert_eq!(log, "");
+    }
+
+    #[tokio::test]
+    async fn a_model_that_repeats_a_failing_call_for_ever_ends_the_turn() {
+        let (report, _) = prompted(Script::repeat_failing_call()).await;
+        let expected = TurnOutcome::RepeatedFailures { tool: "shell".to_owned(), count: 5 };
+        assert_eq!(report.unwrap().outcome, expected);
+    }
+
+    #[tokio::test]
+    async fn calls_that_make_no_sense_go_back_to_the_model_and_it_goes_on() {
+        let odd = [
+            Call::new("launch", "{}"),
+            Call::new("shell", "{\"command\": 1"),
+            Call::new("read", ""),
+        ];
+        let script = Script::new([Answer::calls(odd), Answer::text("I see.")]);
+        let (report, _) = prompted(script).await;
+        let report = report.unwrap();
+        assert_eq!((report.outcome, report.text.as_str()), (TurnOutcome::Done, "I see."));
+    }
+}
