@@ -58,10 +58,10 @@ const PATTERNS: [(&str, &str); 24] = [
         r"\b(chmod|chown|chgrp)\s([^;&|\n]*\s)?(-[a-zA-Z]*R[a-zA-Z]*|--recursive)\b",
         "changes permissions recursively",
     ),
-    (r"\b(kill|pkill|killall|skill)\b", "ends processes"),
-    (r"\b(systemctl|service|launchctl|rc-service)\s|\bcrontab\s", "changes services"),
+    (r"\b(kill|pkill|killall)\b", "ends processes"),
+    (r"\b(systemctl|launchctl|rc-service|crontab)\s|(^|[;&|(]\s*)service\s", "changes services"),
     (
-        r"(>|\btee\b|\bcp\b|\bmv\b|\bln\b|\binstall\b)[^;&|\n]*\s?(/etc/|/usr/|/boot/|/lib|~/\.|\$HOME/\.|\$\{HOME\}/\.)",
+        r#"(>\s*["']?|\b(tee|cp|mv|ln|install)\b[^;&|\n]*[\s"'])(/etc/|/usr/|/boot/|/lib/|/bin/|~/\.|\$HOME/\.|\$\{HOME\}/\.)"#,
         "writes outside of the project",
     ),
     (r"\b(ssh|scp|sftp|rsync|ftp|telnet|nc|ncat|socat)\s", "reaches another machine"),
@@ -139,6 +139,8 @@ mod tests {
             "twine upload dist/*",
             "docker system prune -f",
             "echo x >> ~/.bashrc",
+            "echo x >/etc/hosts",
+            "service nginx stop",
             "shutdown now",
             ":(){ :|:& };:",
             "scp a host:b",
@@ -165,6 +167,9 @@ mod tests {
             "find . -name '*.rs' | wc -l",
             "git checkout -b feature",
             "./push.sh",
+            "cp a.rs src/lib.rs",
+            "grep -r service src",
+            "cat skill/README.md > out.txt",
         ];
         let risky: Vec<&str> =
             texts.into_iter().filter(|text| of_shell(text) != Risk::Ordinary).collect();

@@ -1,0 +1,39 @@
+//! Language models behind [`forge_domain::LanguageModel`], on the `genai` crate.
+//!
+//! | provider     | wire format                  | key                  |
+//! |--------------|------------------------------|----------------------|
+//! | `openai`     | chat completions, always     | `OPENAI_API_KEY`     |
+//! | `anthropic`  | messages                     | `ANTHROPIC_API_KEY`  |
+//! | `openrouter` | chat completions             | `OPENROUTER_API_KEY` |
+//! | `ollama`     | Ollama's own chat            | none                 |
+//!
+//! The variables are named for messages alone: nothing here reads the environment; the caller fills a
+//! [`ModelConfig`]. The one exception is the proxy, which the HTTP client takes from the environment
+//! as all programs do, and which is never used for a server on the loopback.
+//!
+//! # What `genai` cannot do
+//! - A stream of OpenAI's format must end with `[DONE]`; without it the answer counts as broken off,
+//!   even if a finish reason was seen.
+//! - A server that ends the lines of its events with CR LF is misread where a read ends between the two.
+//! - Ollama's calls come whole and as JSON values: there the raw text of the arguments is the value,
+//!   written again.
+//! - What the model thought is shown and not sent back with the next request.
+
+mod address;
+mod answer;
+mod calls;
+mod client;
+mod config;
+mod failure;
+mod model;
+mod provider;
+mod request;
+mod select;
+mod server_text;
+
+pub use config::ModelConfig;
+pub use model::GenaiModel;
+pub use provider::{
+    DEFAULT_ANTHROPIC_MODEL, DEFAULT_OPENAI_MODEL, DEFAULT_OPENROUTER_MODEL, Provider,
+};
+pub use select::ModelConfigError;
