@@ -35,10 +35,12 @@ pub(crate) fn run() -> Result<(), DemoError> {
     let scratch = tempfile::tempdir().map_err(DemoError::Scratch)?;
     let project = scratch.path().join("project");
     fs::create_dir(&project).map_err(DemoError::Scratch)?;
+    let home = scratch.path().join("home");
+    fs::create_dir(&home).map_err(DemoError::Scratch)?;
 
     println!("\n$ forge --local exec -c 'echo \"hello from $PWD\" > greeting && cat greeting'");
     let script = "echo \"hello from $PWD\" > greeting && cat greeting";
-    forge(&binaries, &project, scratch.path(), &["--local", "exec", "-c", script], None)?;
+    forge(&binaries, &project, &home, &["--local", "exec", "-c", script], None)?;
     let greeting = fs::read_to_string(project.join("greeting")).map_err(DemoError::Effect)?;
     if !greeting.starts_with("hello from /") {
         return Err(DemoError::Unexpected { actual: greeting, expected: "hello from /…".into() });
@@ -47,7 +49,7 @@ pub(crate) fn run() -> Result<(), DemoError> {
     println!("\n$ forge --local -p 'run the commands' -m openai/scripted");
     let server = Server::start(&binaries)?;
     let prompt = ["--local", "-p", "run the commands", "-m", "openai/scripted", "-v"];
-    forge(&binaries, &project, scratch.path(), &prompt, Some(&server.url))?;
+    forge(&binaries, &project, &home, &prompt, Some(&server.url))?;
 
     println!("\nexec ran in {}, and the model drove {COMMANDS} commands there.", project.display());
     Ok(())
@@ -86,7 +88,9 @@ fn forge(
         .args(arguments)
         .current_dir(project)
         .stdin(Stdio::null())
-        .env("FORGE_CONFIG", home.join("config.toml"))
+        .env("HOME", home)
+        .env_remove("FORGE_CONFIG")
+        .env_remove("XDG_CONFIG_HOME")
         .env("FORGE_STATE_DIR", home.join("state"));
     if let Some(url) = model {
         command.env("OPENAI_API_KEY", "demonstration").env("OPENAI_BASE_URL", url);
