@@ -77,10 +77,11 @@ pub(crate) fn run() -> Result<(), RoomsError> {
     Ok(())
 }
 
-/// Package names and the names that each depends on. Two versions of a package are one node, which
-/// can only make the check stricter.
+/// Packages by their ids, since two versions of one package depend on different things.
 struct Graph {
+    /// The ids that each depends on outside of tests.
     normal: BTreeMap<String, BTreeSet<String>>,
+    names: BTreeMap<String, String>,
     all: BTreeSet<String>,
 }
 
@@ -107,31 +108,46 @@ impl Graph {
             .iter()
             .map(|package| (text(&package["id"]), text(&package["name"])))
             .collect();
-        let name = |id: &Value| names.get(&text(id)).cloned().unwrap_or_default();
         let mut normal: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         for node in list(&metadata["resolve"]["nodes"]) {
-            let depends = normal.entry(name(&node["id"])).or_default();
+            let depends = normal.entry(text(&node["id"])).or_default();
             for dependency in list(&node["deps"]) {
                 let is_normal = |kind: &Value| kind["kind"].is_null();
                 if list(&dependency["dep_kinds"]).iter().any(is_normal) {
-                    depends.insert(name(&dependency["pkg"]));
+                    depends.insert(text(&dependency["pkg"]));
                 }
             }
         }
-        Self { all: normal.keys().cloned().collect(), normal }
+        let all = normal.keys().filter_map(|id| names.get(id).cloned()).collect();
+        Self { normal, names, all }
     }
 
+    fn name(&self, id: &str) -> String {
+        self.names.get(id).cloned().unwrap_or_default()
+    }
+
+    fn ids(&self, package: &str) -> impl Iterator<Item = &String> {
+        self.names.iter().filter(move |(_, name)| *name == package).map(|(id, _)| id)
+    }
+
+    /// The names that a package names itself.
+    fn named(&self, package: &str) -> BTreeSet<String> {
+        let direct = self.ids(package).filter_map(|id| self.normal.get(id)).flatten();
+        direct.map(|id| self.name(id)).collect()
+    }
+
+    /// The names of all that it reaches.
     fn reached(&self, package: &str) -> BTreeSet<String> {
+        let mut open: Vec<&String> = self.ids(package).collect();
         let mut reached = BTreeSet::new();
-        let mut open = vec![package.to_owned()];
         while let Some(next) = open.pop() {
-            for dependency in self.normal.get(&next).into_iter().flatten() {
-                if reached.insert(dependency.clone()) {
-                    open.push(dependency.clone());
+            for dependency in self.normal.get(next).into_iter().flatten() {
+                if reached.insert(dependency) {
+                    open.push(dependency);
                 }
             }
         }
-        reached
+        reached.into_iter().map(|id| self.name(id)).collect()
     }
 
     fn checked(&self) -> impl Iterator<Item = &'static (Room, &'static [&'static [&'static str]])> {
@@ -150,7 +166,7 @@ impl Graph {
             }
         }
         for (package, dependency) in NOT_NAMED {
-            if self.normal.get(*package).is_some_and(|names| names.contains(*dependency)) {
+            if self.named(package).contains(*dependency) {
                 broken.push(format!("  {package} depends on {dependency}"));
             }
         }

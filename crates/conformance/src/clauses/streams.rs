@@ -138,7 +138,7 @@ fn spilling(max_file_bytes: u64) -> OutputLimits {
 /// The whole is in a file that the file port and commands both reach.
 pub async fn the_whole_of_much_output_is_in_a_file_inside(environment: Environment) {
     let scenario =
-        Scenario::print("begin").then(Step::PrintMany(500_000)).then_print(STDERR, "end");
+        Scenario::print("begin").then(Step::PrintMany(500_000)).then_print(STDOUT, "end");
     let request = request(&scenario).output_limits(spilling(10_000_000));
     let spill = run_request(&environment, request).await.output.spill.unwrap();
     assert_eq!((spill.bytes, spill.complete), (500_008, true));

@@ -174,9 +174,11 @@ pub(super) async fn follow(inner: &Arc<Inner>, prepared: Prepared, io: CommandIo
         prepared.scenario,
         io.control,
         Patience { time_limit: prepared.time_limit, grace: prepared.grace },
-        cut,
+        cut.clone(),
     );
     let ((ending, stopped_by), output) = tokio::join!(supervision, pump.run(receiver));
+    // The leader may have ended before the pump came to the place of the cut.
+    let ending = if cut.is_cancelled() { contact_lost() } else { ending };
     let recreated = inner.levers.take_recreated();
     CommandExit {
         ending,
@@ -187,6 +189,13 @@ pub(super) async fn follow(inner: &Arc<Inner>, prepared: Prepared, io: CommandIo
             .map(|reason| Notice::EnvironmentRecreated { reason })
             .into_iter()
             .collect(),
+    }
+}
+
+fn contact_lost() -> Ending {
+    Ending::ContactLost {
+        command: Some("fake process".to_owned()),
+        cause: "a lever of the fake".to_owned(),
     }
 }
 
@@ -220,16 +229,12 @@ async fn supervise(
         }
     };
     tokio::pin!(deadline);
-    let lost = || Ending::ContactLost {
-        command: Some("fake process".to_owned()),
-        cause: "a lever of the fake".to_owned(),
-    };
     let ended_by_us = loop {
         let request = tokio::select! {
             biased;
+            () = cut.cancelled() => break Err((contact_lost(), None)),
+            () = inner.levers.contact_lost() => break Err((contact_lost(), None)),
             ending = &mut leader => break Err((ending, None)),
-            () = cut.cancelled() => break Err((lost(), None)),
-            () = inner.levers.contact_lost() => break Err((lost(), None)),
             Some(request) = control.next() => request,
             () = inner.closing.cancelled() => ControlRequest::Cancel,
             () = discarding.cancelled() => ControlRequest::Cancel,
