@@ -9,6 +9,7 @@ use thiserror::Error;
 
 use crate::choice::ChoiceError;
 use crate::exit::Conclusion;
+use crate::model::ModelSettingsError;
 use crate::settings::SettingsError;
 use crate::terminal::{Paint, Role, clean};
 use crate::writer::{self, WriteError};
@@ -22,6 +23,9 @@ pub(crate) enum Failure {
     /// The settings cannot hold.
     #[error(transparent)]
     Settings(#[from] SettingsError),
+    /// No model can be named.
+    #[error(transparent)]
+    Model(#[from] ModelSettingsError),
     /// Forge could not be put together.
     #[error(transparent)]
     Init(#[from] InitError),
@@ -52,7 +56,7 @@ impl Failure {
     /// What this means for the exit code.
     pub(crate) fn conclusion(&self) -> Conclusion {
         match self {
-            Self::Usage(_) | Self::Settings(_) => Conclusion::WrongUsage,
+            Self::Usage(_) | Self::Settings(_) | Self::Model(_) => Conclusion::WrongUsage,
             Self::Init(error) => match error {
                 InitError::Host(error) => match error {
                     HostError::NotFound { .. }
@@ -60,6 +64,7 @@ impl Failure {
                     | HostError::Unsuitable { .. } => Conclusion::WrongUsage,
                     HostError::Io { .. } => Conclusion::ForgeFailed,
                 },
+                InitError::Model(_) => Conclusion::WrongUsage,
             },
             Self::Command(error) => match error {
                 CommandError::NotFound { .. } => Conclusion::CommandNotFound,
@@ -87,6 +92,9 @@ impl Failure {
         match self {
             Self::Settings(SettingsError::Choice(ChoiceError::Missing)) => {
                 Some("--local runs them on this machine, without any isolation".to_owned())
+            }
+            Self::Model(ModelSettingsError::Name(_)) => {
+                Some("write it as provider/name, as in openai/gpt-5".to_owned())
             }
             Self::Turn(TurnError::Model(error)) => model_hint(error),
             Self::Init(InitError::Host(HostError::Unsuitable { .. })) => {

@@ -12,6 +12,7 @@ mod exit;
 mod failure;
 mod interactive;
 mod logging;
+mod model;
 mod program;
 mod questions;
 mod rendering;
@@ -20,6 +21,7 @@ mod signals;
 mod stdin;
 mod task;
 mod terminal;
+#[allow(warnings)]
 mod turn;
 mod variables;
 mod writer;

@@ -34,7 +34,6 @@ pub(crate) struct Settings {
 /// What holds for tasks only.
 #[derive(Debug)]
 pub(crate) struct TaskSettings {
-    #[expect(dead_code, reason = "no model can be configured before infra-model is there")]
     /// The model, as it was given.
     pub(crate) model: Option<String>,
     /// How long a task may run.

@@ -9,6 +9,7 @@ use tokio::time::sleep;
 use crate::arguments::{AskWhich, OutputFormat};
 use crate::exit::{Conclusion, Verb};
 use crate::failure::{self, Failure};
+use crate::model;
 use crate::questions::{Desk, Terminal};
 use crate::rendering::{Glyphs, JsonReport, Progress, Transcript, describe};
 use crate::settings::Settings;
@@ -68,7 +69,8 @@ async fn converse(
         })?),
     };
     let (desk, questions) = Desk::new();
-    let config = settings.forge().agent(settings.agent(ask)).approver(desk);
+    let model = model::configure(settings.task.model.as_deref())?;
+    let config = settings.forge().model(model).agent(settings.agent(ask)).approver(desk);
     // Also what cannot be done at all is said before stdin is waited for.
     let api = ForgeAPI::init(config).await?;
     let prompt = tokio::select! {

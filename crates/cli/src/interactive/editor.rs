@@ -65,6 +65,9 @@ impl Editor {
             );
             while asked.recv().is_ok() {
                 let input = editor.read_line(&prompt).map(read);
+                // Now, since forge may be ended before the editor is dropped. A history that cannot
+                // be written is no reason to lose the line.
+                drop(editor.sync_history());
                 if answer.send(input).is_err() {
                     break;
                 }

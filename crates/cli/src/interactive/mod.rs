@@ -11,6 +11,7 @@ use tokio::time::timeout;
 use crate::arguments::AskWhich;
 use crate::exit::Conclusion;
 use crate::failure::{self, Failure};
+use crate::model;
 use crate::questions::{Desk, Terminal};
 use crate::rendering::{Glyphs, Progress, Transcript, describe};
 use crate::settings::{Settings, state_directory};
@@ -37,7 +38,8 @@ pub(crate) async fn run(settings: Settings) -> Result<Conclusion, Failure> {
     let asked_on = Terminal::open(paint)
         .map_err(|source| Failure::System { what: "the terminal cannot be opened", source })?;
     let (desk, questions) = Desk::new();
-    let config = settings.forge().agent(settings.agent(ask)).approver(desk);
+    let model = model::configure(settings.task.model.as_deref())?;
+    let config = settings.forge().model(model).agent(settings.agent(ask)).approver(desk);
     let api = ForgeAPI::init(config).await?;
 
     terminal::remember();
@@ -118,6 +120,7 @@ impl Session {
                         self.editor.stop();
                         // Where it does not let go in time, the modes are set back all the same.
                         drop(timeout(EDITOR_LIMIT, self.editor.answer()).await);
+                        say("\n")?;
                         return Ok(Input::Ended(signal));
                     }
                 }

@@ -8,10 +8,47 @@ use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use forge_scripted_model::{Script, ScriptedModel};
 use tempfile::TempDir;
+use tokio::runtime::Runtime;
 
 /// No wait in a test is longer than this.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A scripted model server on the loopback, for as long as this lives.
+pub(crate) struct Server {
+    model: ScriptedModel,
+    _runtime: Runtime,
+}
+
+impl Server {
+    pub(crate) fn start(script: Script) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let model = runtime.block_on(ScriptedModel::start(script)).unwrap();
+        Self { model, _runtime: runtime }
+    }
+
+    /// What the model was told after the user's prompt: the results of its calls, in their order.
+    pub(crate) fn results(&self) -> Vec<String> {
+        self.model.requests().pop().unwrap().ordered_tool_results().unwrap()
+    }
+
+    /// The body of the last request.
+    pub(crate) fn last_request(&self) -> String {
+        self.model.requests().pop().unwrap().body.to_string()
+    }
+
+    /// Lets a run of forge talk to this server.
+    pub(crate) fn tell(&self, command: &mut Command) {
+        command
+            .env("OPENAI_API_KEY", "not-a-key")
+            .env("OPENAI_BASE_URL", format!("{}/v1", self.model.base_url()));
+    }
+}
 
 /// A home directory and a project.
 pub(crate) struct World {
@@ -60,6 +97,14 @@ impl World {
     /// `forge --local exec -- sh -c SCRIPT`.
     pub(crate) fn exec_sh(&self, script: &str) -> Command {
         self.forge(&["--local", "exec", "--", "sh", "-c", script])
+    }
+
+    /// `forge --local -m openai/scripted ARGUMENTS`, with this server.
+    pub(crate) fn task(&self, server: &Server, arguments: &[&str]) -> Command {
+        let mut command = self.forge(&["--local", "-m", "openai/scripted"]);
+        command.args(arguments);
+        server.tell(&mut command);
+        command
     }
 
     /// A shell in the same world, with the binary in `$FORGE`.

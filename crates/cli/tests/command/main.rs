@@ -6,4 +6,6 @@ mod completions;
 mod exec;
 mod harness;
 mod signals;
+mod task;
+mod terminal;
 mod usage;

@@ -65,6 +65,43 @@ fn a_malformed_env_is_refused_without_its_value() {
 }
 
 #[test]
+fn without_a_key_the_variables_and_where_to_get_one_are_named() {
+    let world = World::new();
+    let actual = refused(&world, &["--local", "-p", "go"], 2);
+    for part in ["OPENAI_API_KEY", "ANTHROPIC_API_KEY", "OPENROUTER_API_KEY", "https://", "ollama/"]
+    {
+        assert!(actual.contains(part), "{part}: {actual}");
+    }
+    let actual = refused(&world, &["--local", "-m", "anthropic/x", "-p", "go"], 2);
+    assert!(actual.contains("ANTHROPIC_API_KEY") && !actual.contains("OPENAI"), "{actual}");
+}
+
+#[test]
+fn a_model_that_cannot_be_is_answered_with_what_can() {
+    let world = World::new();
+    let actual = refused(&world, &["--local", "-m", "opneai/gpt-5", "-p", "go"], 2);
+    assert!(actual.contains("opneai") && actual.contains("openai"), "{actual}");
+    let actual = refused(&world, &["--local", "-m", "gpt-5", "-p", "go"], 2);
+    assert!(actual.contains("hint: write it as provider/name"), "{actual}");
+}
+
+#[test]
+fn a_server_that_cannot_be_reached_is_told_with_its_address_and_the_cause() {
+    let world = World::new();
+    let mut command = world.forge(&["--local", "-m", "openai/x", "-p", "go"]);
+    command.env("OPENAI_API_KEY", "not-a-key").env("OPENAI_BASE_URL", "http://127.0.0.1:1/v1");
+    let actual = run(&mut command);
+    assert_eq!((actual.code, &*actual.stdout), (Some(1), ""));
+    assert!(
+        actual.stderr.starts_with("error: openai/x cannot be reached at http://127.0.0.1:1"),
+        "{actual:?}"
+    );
+    assert!(actual.stderr.to_lowercase().contains("connection refused"), "{actual:?}");
+    assert!(actual.stderr.contains("hint: "), "{actual:?}");
+    assert!(!actual.stderr.contains("not-a-key"), "{actual:?}");
+}
+
+#[test]
 fn a_missing_directory_and_a_file_are_no_place_to_work() {
     let world = World::new();
     world.write("project/file", "");
