@@ -14,6 +14,7 @@
 //! |---|---|
 //! | `change_tracking` | `changes::*`: tracked, or `NotTracked` from both calls |
 //! | `streams_exact_bytes` | `commands::readable_output_keeps_its_text`: exact, or without the final newline |
+//! | `finds_detached_children` | `commands::daemons_end_with_their_leader`, `commands::dropping_the_future_ends_the_children`, `background::stopping_ends_it_and_its_children`: daemons, or children in the group |
 
 #![expect(
     clippy::unwrap_used,

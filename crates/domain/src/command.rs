@@ -352,7 +352,8 @@ pub trait Commands: Send + Sync {
     /// * All output goes to the sink in order of arrival per stream before this returns, and what
     ///   [`OutputLimits`] allow is in the result, whatever the ending.
     /// * Processes that the command leaves behind are ended with it (SIGKILL), and an output pipe
-    ///   that one of them holds open does not delay the return.
+    ///   that one of them holds open does not delay the return. Whether that holds for daemons too
+    ///   is a capability; see [`Capabilities`](crate::Capabilities).
     /// * At the time limit, and when the caller cancels: SIGTERM to the whole group, the grace
     ///   period, SIGKILL to the whole group. The limit counts from the start of the command, not
     ///   from the call; making the environment has a limit of its own.

@@ -102,6 +102,10 @@ pub struct Capabilities {
     /// Whether output is exact under [`Fidelity::Readable`](crate::Fidelity) too. Under
     /// [`Fidelity::Exact`](crate::Fidelity) it always is.
     pub streams_exact_bytes: bool,
+    /// Whether processes that left their command's group and session (daemons) end with it too. A
+    /// host without namespaces and without `/proc` cannot find them; those that stayed in the group
+    /// always end.
+    pub finds_detached_children: bool,
 }
 
 /// What an environment says of itself.

@@ -169,6 +169,7 @@ impl Describe for LocalEnvironment {
             capabilities: Capabilities {
                 change_tracking: ChangeTracking::Untracked,
                 streams_exact_bytes: true,
+                finds_detached_children: cfg!(target_os = "linux"),
             },
         })
     }

@@ -289,6 +289,7 @@ mod tests {
             capabilities: Capabilities {
                 change_tracking: ChangeTracking::Untracked,
                 streams_exact_bytes: true,
+                finds_detached_children: true,
             },
         }
     }

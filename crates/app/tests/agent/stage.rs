@@ -361,6 +361,7 @@ impl Describe for Stage {
             capabilities: Capabilities {
                 change_tracking: ChangeTracking::Untracked,
                 streams_exact_bytes: true,
+                finds_detached_children: true,
             },
         })
     }

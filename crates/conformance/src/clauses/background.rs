@@ -8,7 +8,7 @@ use forge_domain::{
 };
 use pretty_assertions::assert_eq;
 
-use super::probe::{Environment, SOON, grows, request, stops_growing, until};
+use super::probe::{Environment, SOON, grows, leave, request, stops_growing, until};
 use crate::{Scenario, Step};
 
 const START: OutputOffset = OutputOffset(0);
@@ -102,7 +102,7 @@ pub async fn its_code_is_kept(environment: Environment) {
 
 /// Stopping reaches the children too.
 pub async fn stopping_ends_it_and_its_children(environment: Environment) {
-    let child = Step::LeaveDaemon(vec![Step::TickForever("ticks".into())]);
+    let child = leave(&environment, vec![Step::TickForever("ticks".into())]).await;
     let id = start(&environment, &Scenario::new([child, Step::SleepMs(120_000)])).await;
     grows(&environment, "ticks").await;
     let status = environment.stop(&id, START).await.unwrap();

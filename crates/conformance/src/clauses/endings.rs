@@ -6,7 +6,8 @@ use forge_domain::{CommandIo, Ending, OutputStream, Signal, StopMethod};
 use pretty_assertions::assert_eq;
 
 use super::probe::{
-    Environment, begun_and_waiting, grows, observed, request, run, run_request, stops_growing, text,
+    Environment, begun_and_waiting, grows, leave, observed, request, run, run_request,
+    stops_growing, text,
 };
 use crate::{Scenario, Step};
 
@@ -131,8 +132,8 @@ pub async fn dropping_the_future_ends_the_command(environment: Environment) {
 
 /// Its children neither.
 pub async fn dropping_the_future_ends_the_children(environment: Environment) {
-    let ticking = vec![Step::TickForever("ticks".into())];
-    let scenario = Scenario::new([Step::LeaveDaemon(ticking), Step::SleepMs(120_000)]);
+    let child = leave(&environment, vec![Step::TickForever("ticks".into())]).await;
+    let scenario = Scenario::new([child, Step::SleepMs(120_000)]);
     ends_when_dropped(&environment, scenario).await;
 }
 
@@ -148,16 +149,17 @@ async fn ends_when_dropped(environment: &Environment, scenario: Scenario) {
 
 /// What a command leaves running ends with it.
 pub async fn children_end_with_their_leader(environment: Environment) {
-    leaves_nothing(&environment, Step::Leave).await;
+    let child = Step::Leave(vec![Step::TickForever("ticks".into())]);
+    leaves_nothing(&environment, child).await;
 }
 
 /// Also what has taken a session of its own.
 pub async fn daemons_end_with_their_leader(environment: Environment) {
-    leaves_nothing(&environment, Step::LeaveDaemon).await;
+    let child = leave(&environment, vec![Step::TickForever("ticks".into())]).await;
+    leaves_nothing(&environment, child).await;
 }
 
-async fn leaves_nothing(environment: &Environment, leave: impl Fn(Vec<Step>) -> Step) {
-    let child = leave(vec![Step::TickForever("ticks".into())]);
+async fn leaves_nothing(environment: &Environment, child: Step) {
     let exit = run(environment, &Scenario::new([child, Step::SleepMs(500), Step::Exit(4)])).await;
     assert_eq!(exit.ending, Ending::Exited(4));
     stops_growing(environment, "ticks").await;

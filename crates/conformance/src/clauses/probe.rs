@@ -178,3 +178,10 @@ pub(super) async fn stops_growing(environment: &Environment, path: &str) {
 pub(super) fn begun_and_waiting() -> Scenario {
     Scenario::print("begun").then(Step::SleepMs(120_000))
 }
+
+/// A step that leaves a child behind which is as hard to find as the environment can find it: a
+/// daemon, or one that stayed in the group.
+pub(super) async fn leave(environment: &Environment, steps: Vec<Step>) -> Step {
+    let capabilities = environment.describe().await.unwrap().capabilities;
+    if capabilities.finds_detached_children { Step::LeaveDaemon(steps) } else { Step::Leave(steps) }
+}

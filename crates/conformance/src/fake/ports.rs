@@ -120,6 +120,7 @@ impl Describe for FakeEnvironment {
             capabilities: Capabilities {
                 change_tracking: ChangeTracking::Tracked,
                 streams_exact_bytes: true,
+                finds_detached_children: true,
             },
         })
     }
