@@ -6,6 +6,8 @@ mod files;
 mod levers;
 mod ports;
 mod process;
+mod program;
+mod pump;
 mod search;
 mod tree;
 

@@ -16,7 +16,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::background::{BackgroundCommand, Log, LogSink};
 use super::environment::{FakeEnvironment, Inner, lock};
-use super::process::{follow, prepare};
+use super::process::follow;
+use super::program::prepare;
 use super::tree::{SCRATCH, WORKSPACE};
 
 #[async_trait]

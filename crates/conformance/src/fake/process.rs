@@ -3,16 +3,15 @@
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::future::pending;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use forge_domain::{
-    CommandError, CommandExit, CommandIo, CommandRequest, ControlRequest, ControlRequests, Ending,
-    Notice, OutputBuffer, OutputLimits, OutputSink, OutputStream, Program, RetainedOutput, Signal,
-    Spill, SpillFile, Stdin, StopMethod,
+    CommandExit, CommandIo, ControlRequest, ControlRequests, Ending, Notice, OutputStream, Signal,
+    Stdin, StopMethod,
 };
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
@@ -21,126 +20,10 @@ use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::environment::{Inner, lock};
-use super::tree::{Last, Node, WORKSPACE};
+use super::program::Prepared;
+use super::pump::{ClosedStreams, Pump};
+use super::tree::{Last, Node};
 use crate::{Scenario, Step};
-
-/// A command that is ready to run.
-pub(super) struct Prepared {
-    scenario: Scenario,
-    directory: PathBuf,
-    variables: HashMap<OsString, OsString>,
-    limits: OutputLimits,
-    time_limit: Option<Duration>,
-    grace: Duration,
-}
-
-/// Finds out what a request does, or why it cannot be started.
-pub(super) fn prepare(inner: &Inner, request: &CommandRequest) -> Result<Prepared, CommandError> {
-    let directory = match &request.working_directory {
-        Some(directory) => Path::new(WORKSPACE).join(directory),
-        None => PathBuf::from(WORKSPACE),
-    };
-    let resolved = inner.tree().resolve(&directory, &directory, Last::Follow).ok();
-    let usable = resolved.filter(|path| inner.tree().get(path) == Some(&Node::Directory));
-    let Some(usable) = usable else {
-        return Err(CommandError::WorkingDirectory { path: directory, source: None });
-    };
-    let variables = inner.variables.iter().chain(&request.environment).map(|variable| {
-        (variable.name().as_os_str().to_owned(), variable.value().expose().to_owned())
-    });
-    Ok(Prepared {
-        scenario: scenario(inner, &request.program, &usable)?,
-        directory: usable,
-        variables: variables.collect(),
-        limits: request.output_limits,
-        time_limit: request.time_limit,
-        grace: request.termination_grace,
-    })
-}
-
-fn scenario(inner: &Inner, program: &Program, directory: &Path) -> Result<Scenario, CommandError> {
-    let words: Vec<&OsStr> = match program {
-        Program::Argv { program, arguments } => {
-            std::iter::once(program).chain(arguments).map(OsString::as_os_str).collect()
-        }
-        Program::Shell(text) => vec![text.as_os_str()],
-    };
-    if words.iter().any(|word| word.as_encoded_bytes().contains(&0)) {
-        return Err(CommandError::Invalid { reason: "a word of it holds a NUL byte".to_owned() });
-    }
-    if words.first().is_none_or(|word| word.is_empty()) && matches!(program, Program::Argv { .. }) {
-        return Err(CommandError::Invalid { reason: "the program is empty".to_owned() });
-    }
-    let words: Vec<String> = words.iter().map(|word| word.to_string_lossy().into_owned()).collect();
-    let text = words.join(" ");
-    inner.record(text.clone());
-    if let Some(scenario) = inner.scripted(&text) {
-        return Ok(scenario);
-    }
-    match program {
-        Program::Argv { program, .. } if words[0].contains('/') => {
-            file_scenario(inner, program, directory)
-        }
-        Program::Argv { program, .. } => {
-            let words: Vec<&str> = words.iter().map(String::as_str).collect();
-            common(&words).ok_or_else(|| CommandError::NotFound { program: program.clone() })
-        }
-        Program::Shell(_) => {
-            let words: Vec<&str> = text.split_whitespace().collect();
-            let unknown = || {
-                let name = words.first().copied().unwrap_or_default();
-                let message = format!("sh: {name}: not found\n");
-                Scenario::new([Step::PrintError(message.into_bytes()), Step::Exit(127)])
-            };
-            Ok(Scenario::of_text(&text).or_else(|| common(&words)).unwrap_or_else(unknown))
-        }
-    }
-}
-
-/// A program that lies in the tree: a script that holds a scenario.
-fn file_scenario(
-    inner: &Inner,
-    program: &OsStr,
-    directory: &Path,
-) -> Result<Scenario, CommandError> {
-    let not_executable =
-        || CommandError::NotExecutable { program: program.to_owned(), source: None };
-    let path = directory.join(program);
-    let tree = inner.tree();
-    let path = tree.resolve(&path, &path, Last::Follow).map_err(|_| not_executable())?;
-    match tree.get(&path) {
-        None => Err(CommandError::NotFound { program: program.to_owned() }),
-        Some(Node::File { bytes, mode }) if mode & 0o111 != 0 => {
-            let text = String::from_utf8_lossy(bytes);
-            let script = text.strip_prefix("#!/bin/sh\n").and_then(Scenario::of_text);
-            script.ok_or_else(not_executable)
-        }
-        Some(_) => Err(not_executable()),
-    }
-}
-
-fn common(words: &[&str]) -> Option<Scenario> {
-    let steps = match words {
-        [] | ["true"] => Vec::new(),
-        ["false"] => vec![Step::Exit(1)],
-        ["exit", code] => vec![Step::Exit(code.parse().ok()?)],
-        ["echo", rest @ ..] => vec![Step::Print(format!("{}\n", rest.join(" ")).into_bytes())],
-        ["pwd"] => vec![Step::PrintDirectory, Step::Print(b"\n".to_vec())],
-        ["cat"] => vec![Step::CopyStdin],
-        ["cat", paths @ ..] => {
-            paths.iter().map(|path| Step::PrintFile((*path).to_owned())).collect()
-        }
-        ["printenv", name] => {
-            vec![Step::PrintVariable((*name).to_owned()), Step::Print(b"\n".to_vec())]
-        }
-        ["sleep", seconds] => {
-            let ms = seconds.parse::<f64>().ok()? * 1000.0;
-            vec![Step::SleepMs(Duration::from_secs_f64(ms / 1000.0).as_millis().try_into().ok()?)]
-        }
-        _ => return None,
-    };
-    Some(Scenario::new(steps))
-}
 
 /// Follows a command to its end.
 pub(super) async fn follow(inner: &Arc<Inner>, prepared: Prepared, io: CommandIo) -> CommandExit {
@@ -311,22 +194,6 @@ impl Traps {
         }
         let ignored = self.ignores && (signal == Signal::TERM || signal == Signal::INT);
         if ignored { Reaction::Nothing } else { Reaction::Die }
-    }
-}
-
-/// Which streams nobody reads any more.
-#[derive(Debug, Default)]
-struct ClosedStreams {
-    stdout: AtomicBool,
-    stderr: AtomicBool,
-}
-
-impl ClosedStreams {
-    fn of(&self, stream: OutputStream) -> &AtomicBool {
-        match stream {
-            OutputStream::Stdout => &self.stdout,
-            OutputStream::Stderr => &self.stderr,
-        }
     }
 }
 
@@ -522,66 +389,5 @@ impl Process {
             None => tree.remove_tree(&resolved),
         }
         Ok(())
-    }
-}
-
-struct Pump<'a> {
-    inner: &'a Inner,
-    sink: Box<dyn OutputSink>,
-    limits: OutputLimits,
-    closed: Arc<ClosedStreams>,
-    cut_after: Option<u64>,
-    cut: CancellationToken,
-}
-
-impl Pump<'_> {
-    async fn run(mut self, mut output: mpsc::Receiver<(OutputStream, Bytes)>) -> RetainedOutput {
-        let mut buffer = OutputBuffer::new(self.limits);
-        let mut spill: Option<Vec<u8>> = None;
-        let mut delivered = 0;
-        while let Some((stream, mut bytes)) = output.recv().await {
-            if self.closed.of(stream).load(Ordering::Acquire) {
-                continue;
-            }
-            if let Some(limit) = self.cut_after {
-                let room = usize::try_from(limit - delivered).unwrap_or(usize::MAX);
-                bytes.truncate(room);
-                delivered += bytes.len() as u64;
-                if delivered == limit {
-                    self.cut.cancel();
-                    output.close();
-                }
-                if bytes.is_empty() {
-                    continue;
-                }
-            }
-            let wanted = matches!(self.limits.spill, Spill::WhenCut { .. });
-            if wanted && spill.is_none() && buffer.would_cut(bytes.len()) {
-                spill = Some(buffer.retained_bytes().collect::<Vec<_>>().concat());
-            }
-            if let Some(whole) = &mut spill {
-                whole.extend_from_slice(&bytes);
-            }
-            buffer.push(stream, &bytes);
-            if self.sink.write(stream, bytes).await.is_err() {
-                self.closed.of(stream).store(true, Ordering::Release);
-            }
-        }
-        buffer.finish(spill.map(|whole| self.keep(whole)))
-    }
-
-    fn keep(&self, mut whole: Vec<u8>) -> SpillFile {
-        let limit = match self.limits.spill {
-            Spill::WhenCut { max_file_bytes } => {
-                usize::try_from(max_file_bytes).unwrap_or(usize::MAX)
-            }
-            Spill::Never => 0,
-        };
-        let complete = whole.len() <= limit;
-        whole.truncate(limit);
-        let path = self.inner.next_spill();
-        let bytes = whole.len() as u64;
-        self.inner.tree().put(&path, Node::File { bytes: whole, mode: 0o600 });
-        SpillFile { path, bytes, complete }
     }
 }
