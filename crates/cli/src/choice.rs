@@ -2,7 +2,7 @@
 //! is ever chosen that the user did not name.
 //!
 //! The one place to extend when an environment is added: a name in
-//! [`ExecutorName`](crate::arguments::ExecutorName), its flag in [`choose`], its options in
+//! [`ExecutorName`], its flag in [`choose`], its options in
 //! [`Choice`], its banner and its [`ExecutorConfig`].
 
 use forge_api::{EnvironmentVariable, ExecutorConfig, LocalOptions};
