@@ -55,6 +55,20 @@ pub(crate) struct World {
     directory: TempDir,
 }
 
+/// Gives this process, and so every program it starts, the usual answer to signals. A shell that starts
+/// a suite in the background has it ignore SIGINT, and that is inherited.
+fn take_signals() {
+    use nix::sys::signal::{SigHandler, Signal, signal};
+    for number in [Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM, Signal::SIGHUP] {
+        #[expect(
+            unsafe_code,
+            reason = "signal(2) is unsafe for the handlers that one can give it"
+        )]
+        // SAFETY: the default action is no handler: no code of ours runs in a signal's context.
+        unsafe { signal(number, SigHandler::SigDfl) }.unwrap();
+    }
+}
+
 /// How a run ended.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Ended {
@@ -65,6 +79,7 @@ pub(crate) struct Ended {
 
 impl World {
     pub(crate) fn new() -> Self {
+        take_signals();
         let directory = tempfile::tempdir().unwrap();
         fs::create_dir(directory.path().join("home")).unwrap();
         fs::create_dir(directory.path().join("project")).unwrap();

@@ -84,17 +84,18 @@ pub async fn cancelling_ends_the_command_and_keeps_the_output(environment: Envir
     assert_eq!(exit.stopped_by, Some(StopMethod::Terminate));
 }
 
-/// A signal that the caller sends reaches the command and is its ending.
+/// A signal that the caller sends reaches the command and is its ending. (Not SIGINT, which a suite
+/// that was started in the background passes on as ignored.)
 pub async fn a_signal_is_passed_on(environment: Environment) {
     let (io, recording, controller) = observed();
     let watch = async {
         recording.has("begun").await;
-        controller.signal(Signal::INT);
+        controller.signal(Signal::TERM);
     };
     let request = request(&begun_and_waiting());
     let (exit, ()) = tokio::join!(environment.run(request, io), watch);
     let exit = exit.unwrap();
-    assert_eq!(exit.ending, Ending::Signalled(Signal::INT));
+    assert_eq!(exit.ending, Ending::Signalled(Signal::TERM));
     assert_eq!(exit.stopped_by, None);
 }
 
@@ -102,13 +103,13 @@ pub async fn a_signal_is_passed_on(environment: Environment) {
 pub async fn a_signal_that_is_handled_is_no_ending(environment: Environment) {
     let (io, recording, controller) = observed();
     let scenario = Scenario::new([
-        Step::OnSignal(2, "handled".into()),
+        Step::OnSignal(15, "handled".into()),
         Step::Print(b"begun ".to_vec()),
         Step::SleepMs(60_000),
     ]);
     let watch = async {
         recording.has("begun").await;
-        controller.signal(Signal::INT);
+        controller.signal(Signal::TERM);
     };
     let (exit, ()) = tokio::join!(environment.run(request(&scenario), io), watch);
     let exit = exit.unwrap();
