@@ -94,29 +94,55 @@ mod strays {
     }
 
     fn find(leader: Pid, entry: &[u8]) -> Vec<Pid> {
-        let lowest = leader.as_raw_nonzero().get();
-        let lowest = if counter_started_over(lowest) { 1 } else { lowest };
+        let leader = leader.as_raw_nonzero().get();
         let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
-        processes
+        let processes: Vec<i32> = processes
             .flatten()
             .filter_map(|process| process.file_name().to_str()?.parse().ok())
-            .filter(|pid| *pid >= lowest)
+            .collect();
+        // Asked after the list was made, so that nothing in the list is newer.
+        let newest = newest();
+        processes
+            .into_iter()
+            .filter(|pid| may_descend(leader, newest, *pid))
             .filter(|pid| carries(*pid, entry))
             .filter_map(Pid::from_raw)
             .collect()
     }
 
-    /// Whether the newest process has a lower id than the leader.
-    fn counter_started_over(leader: i32) -> bool {
-        let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-        let newest = load.split_whitespace().nth(4).and_then(|pid| pid.parse::<i32>().ok());
-        newest.is_none_or(|newest| newest < leader)
+    /// The id that was given out last: the fifth field of `/proc/loadavg`, see proc_loadavg(5).
+    fn newest() -> Option<i32> {
+        let load = fs::read_to_string("/proc/loadavg").ok()?;
+        load.split_whitespace().nth(4)?.parse().ok()
+    }
+
+    /// Whether an id was given out since the leader's. If the counter has started over meanwhile, every
+    /// id may have been.
+    pub(super) fn may_descend(leader: i32, newest: Option<i32>, pid: i32) -> bool {
+        match newest {
+            Some(newest) if newest >= leader => (leader..=newest).contains(&pid),
+            Some(_) | None => true,
+        }
     }
 
     /// A zombie's environment is empty, so what was killed and not yet reaped is not found again.
     fn carries(pid: i32, entry: &[u8]) -> bool {
         let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
         environment.split(|byte| *byte == 0).any(|variable| variable == entry)
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::strays::may_descend;
+
+    #[test]
+    fn only_ids_given_out_since_the_leader_are_looked_at() {
+        let looked_at = |newest| [99, 100, 150, 151].map(|pid| may_descend(100, newest, pid));
+        assert_eq!(looked_at(Some(150)), [false, true, true, false]);
+        // The counter started over, or nobody knows.
+        assert_eq!(looked_at(Some(50)), [true; 4]);
+        assert_eq!(looked_at(None), [true; 4]);
     }
 }
 
