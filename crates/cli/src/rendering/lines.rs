@@ -36,20 +36,24 @@ impl LiveLines {
             OutputStream::Stderr => &mut self.stderr,
         };
         let mut lines = Vec::new();
-        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
-            let Some(last) = piece.strip_suffix(b"\n") else {
-                partial.append(piece);
-                break;
+        let mut rest = bytes;
+        while self.shown < SHOWN_LINES {
+            let Some(end) = rest.iter().position(|byte| *byte == b'\n') else {
+                partial.append(rest);
+                return lines;
             };
-            partial.append(last);
-            let line = partial.take();
-            if self.shown < SHOWN_LINES {
-                self.shown += 1;
-                lines.push(line);
-            } else {
-                self.hidden += 1;
-            }
+            partial.append(&rest[..end]);
+            rest = &rest[end + 1..];
+            self.shown += 1;
+            lines.push(partial.take());
         }
+        // What is not shown is only counted, so that a gigabyte of it costs little.
+        if let Some(last) = rest.iter().rposition(|byte| *byte == b'\n') {
+            self.hidden += rest[..=last].iter().filter(|byte| **byte == b'\n').count();
+            *partial = Partial::default();
+            rest = &rest[last + 1..];
+        }
+        partial.append(rest);
         lines
     }
 
@@ -132,6 +136,18 @@ mod tests {
         let actual = lines.push(OutputStream::Stdout, "x\n".repeat(25).as_bytes());
         assert_eq!(actual.len(), SHOWN_LINES);
         assert_eq!(lines.finish(), (Vec::new(), 25 - SHOWN_LINES));
+    }
+
+    #[test]
+    fn what_is_only_counted_may_come_in_any_pieces() {
+        let output = "x\n".repeat(20) + "left over";
+        for size in [1, 3, 7, output.len()] {
+            let mut lines = LiveLines::default();
+            let pieces = output.as_bytes().chunks(size);
+            let shown = pieces.flat_map(|piece| lines.push(OutputStream::Stdout, piece)).count();
+            let (rest, hidden) = lines.finish();
+            assert_eq!((shown, rest, hidden), (SHOWN_LINES, Vec::new(), 21 - SHOWN_LINES));
+        }
     }
 
     #[test]
