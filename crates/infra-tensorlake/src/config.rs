@@ -1,0 +1,123 @@
+//! What a sandbox is made from.
+
+use std::time::Duration;
+
+use derive_setters::Setters;
+use secrecy::SecretString;
+use thiserror::Error;
+
+use crate::AddressError;
+use crate::address::Lifecycle;
+
+/// Why a configuration cannot be used.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// The address of the server.
+    #[error(transparent)]
+    Address(#[from] AddressError),
+    /// The key cannot be sent: it is empty or holds what a header cannot.
+    #[error("the Tensorlake key is empty or holds characters that no key has")]
+    Key,
+    /// A value that is sent as a header cannot be one.
+    #[error("the {what} holds characters that it cannot have")]
+    Header {
+        /// Which.
+        what: &'static str,
+    },
+    /// The HTTP client cannot be made.
+    #[error("the HTTP client cannot be made")]
+    Client(#[source] forge_domain::BoxedError),
+}
+
+/// What a sandbox has at the most.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Resources {
+    /// Processors; default 1.
+    pub cpus: f64,
+    /// Memory in MiB; default 1024.
+    pub memory_mb: u64,
+    /// Disk in MiB; default: the server's.
+    pub disk_mb: Option<u64>,
+}
+
+impl Default for Resources {
+    fn default() -> Self {
+        Self { cpus: 1.0, memory_mb: 1024, disk_mb: None }
+    }
+}
+
+/// How sandboxes are made. Everything but the key has a default. `Debug` hides the key.
+#[derive(Debug, Clone, Setters)]
+#[setters(strip_option, into)]
+pub struct TensorlakeConfig {
+    /// The API key.
+    #[setters(skip)]
+    pub key: SecretString,
+    /// The server. Default: `https://api.tensorlake.ai`. The host that is asked follows from it.
+    pub api_url: String,
+    /// The namespace in the paths of a server on this machine. Default: `default`.
+    pub namespace: String,
+    /// The organization that requests are for. Default: the key's.
+    pub organization: Option<String>,
+    /// The project that requests are for. Default: the key's.
+    pub project: Option<String>,
+    /// What the sandbox has.
+    pub resources: Resources,
+    /// The image that it starts from. Default: the server's.
+    pub image: Option<String>,
+    /// The snapshot that it starts from.
+    pub snapshot_id: Option<String>,
+    /// Its name; a named sandbox is suspended where an unnamed one is deleted. Default: none.
+    pub name: Option<String>,
+    /// Whether commands reach the internet. Default: yes.
+    pub internet: bool,
+    /// After so long the server ends an unnamed sandbox by itself, whatever happens here: this bounds
+    /// what a lost one can cost. Sent with every creation. Default: one hour.
+    pub lifetime: Duration,
+    /// How long a sandbox may take to run. Default: five minutes.
+    pub start_limit: Duration,
+    /// How long a connection may take. Default: ten seconds.
+    pub connect_limit: Duration,
+    /// How long a server may be silent: before the head of its answer, and within it. A creation may
+    /// be held back until the sandbox runs, so it has [`TensorlakeConfig::start_limit`] instead.
+    /// Default: one minute.
+    pub silence_limit: Duration,
+}
+
+impl TensorlakeConfig {
+    /// Every default.
+    #[must_use]
+    pub fn new(key: SecretString) -> Self {
+        Self {
+            key,
+            api_url: "https://api.tensorlake.ai".to_owned(),
+            namespace: "default".to_owned(),
+            organization: None,
+            project: None,
+            resources: Resources::default(),
+            image: None,
+            snapshot_id: None,
+            name: None,
+            internet: true,
+            lifetime: Duration::from_secs(3600),
+            start_limit: Duration::from_secs(300),
+            connect_limit: Duration::from_secs(10),
+            silence_limit: Duration::from_secs(60),
+        }
+    }
+
+    pub(crate) fn lifecycle(&self) -> Result<Lifecycle, AddressError> {
+        Lifecycle::derive(&self.api_url, &self.namespace)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_key_shows_nowhere() {
+        let config = TensorlakeConfig::new(SecretString::from("tl_s3cret"));
+        assert!(!format!("{config:?} {config:#?}").contains("s3cret"));
+    }
+}

@@ -1,0 +1,188 @@
+//! Making, waiting for and deleting sandboxes: what is asked, and what the answers mean.
+
+use std::time::Duration;
+
+use forge_domain::EnvironmentError;
+use reqwest::Method;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use crate::address::{Base, Lifecycle};
+use crate::client::{Client, json_body};
+use crate::config::TensorlakeConfig;
+use crate::failure::{RequestError, unavailable};
+use crate::retry::Repeatable;
+use crate::wire::{
+    CreateSandboxRequest, SandboxResponse, SandboxStatus, WireNetwork, WireResources,
+};
+
+/// How often a sandbox that starts is asked for: fast at first, then every second.
+const FIRST_POLL: Duration = Duration::from_millis(50);
+const LAST_POLL: Duration = Duration::from_secs(1);
+
+/// A sandbox that commands can be sent to.
+#[derive(Debug, Clone)]
+pub(crate) struct Ready {
+    pub(crate) id: String,
+    /// Where its own interface is.
+    base: Base,
+    routing_hint: Option<String>,
+}
+
+impl Ready {
+    /// Addresses a request to the sandbox: by `Host` on this machine, else by a header.
+    pub(crate) fn request(
+        &self,
+        client: &Client,
+        method: Method,
+        path: &str,
+    ) -> reqwest::RequestBuilder {
+        let request = client.request(method, &format!("{}{path}", self.base.url));
+        let request = if self.base.host == "localhost" || self.base.host == "127.0.0.1" {
+            request.header("host", format!("{}.local", self.id))
+        } else {
+            request.header("x-tensorlake-sandbox-id", &self.id)
+        };
+        match &self.routing_hint {
+            Some(hint) => request.header("x-tensorlake-route-hint", hint),
+            None => request,
+        }
+    }
+}
+
+/// What a create came to.
+#[derive(Debug)]
+pub(crate) struct Created {
+    /// Owned from now on, whatever its status.
+    pub(crate) id: String,
+    pub(crate) response: SandboxResponse,
+}
+
+/// Asks for a sandbox. Every answer that names one is taken, the failures included: what is named exists
+/// and has to be deleted.
+pub(crate) async fn create(
+    client: &Client,
+    lifecycle: &Lifecycle,
+    config: &TensorlakeConfig,
+) -> Result<Created, EnvironmentError> {
+    let body = CreateSandboxRequest {
+        resources: WireResources {
+            cpus: config.resources.cpus,
+            memory_mb: config.resources.memory_mb,
+            disk_mb: config.resources.disk_mb,
+        },
+        image: config.image.as_deref(),
+        snapshot_id: config.snapshot_id.as_deref(),
+        name: config.name.as_deref(),
+        timeout_secs: config.lifetime.as_secs(),
+        network: (!config.internet).then_some(WireNetwork { allow_internet_access: false }),
+    };
+    let operation = "the creation of a sandbox";
+    let failed = |error: RequestError| error.in_environment(operation);
+    let request = client.request(Method::POST, &lifecycle.sandboxes());
+    let request = json_body(request, &body).map_err(failed)?;
+    // The newer service holds the answer back until the sandbox runs.
+    let response = client
+        .send_within(config.start_limit, request, Repeatable::No, &[409, 422, 504])
+        .await
+        .map_err(failed)?;
+    let status = response.status().as_u16();
+    let body = client.body(response).await.map_err(failed)?;
+    let parsed = serde_json::from_slice::<SandboxResponse>(&body).unwrap_or_default();
+    match parsed.id.clone() {
+        Some(id) if status != 409 => {
+            info!(sandbox_id = %id, status, "A sandbox was created.");
+            Ok(Created { id, response: parsed })
+        }
+        _ if status == 409 => Err(unavailable(format!(
+            "a sandbox named {:?} exists already",
+            config.name.as_deref().unwrap_or_default()
+        ))),
+        _ => Err(unavailable(format!(
+            "{operation} was answered with {status} and no id: {}",
+            client.shown(&String::from_utf8_lossy(&body))
+        ))),
+    }
+}
+
+/// Waits until a sandbox runs, asking fast at first.
+pub(crate) async fn wait_until_running(
+    client: &Client,
+    lifecycle: &Lifecycle,
+    config: &TensorlakeConfig,
+    id: &str,
+    mut response: SandboxResponse,
+) -> Result<Ready, EnvironmentError> {
+    let give_up = Instant::now() + config.start_limit;
+    let mut interval = FIRST_POLL;
+    loop {
+        match SandboxStatus::of(response.status.as_deref()) {
+            SandboxStatus::Running => return ready(id, response),
+            SandboxStatus::Failed | SandboxStatus::Terminated | SandboxStatus::Suspended => {
+                return Err(unavailable(ended(client, id, &response)));
+            }
+            SandboxStatus::Unknown(status) => {
+                warn!(sandbox_id = %id, %status, "The sandbox has a status that is not known.");
+            }
+            SandboxStatus::Pending | SandboxStatus::Changing => {}
+        }
+        if Instant::now() + interval > give_up {
+            return Err(unavailable(format!(
+                "the sandbox {id} did not run within {:?}",
+                config.start_limit
+            )));
+        }
+        tokio::time::sleep(interval).await;
+        interval = (interval * 2).min(LAST_POLL);
+        response = get(client, lifecycle, id).await?;
+    }
+}
+
+async fn get(
+    client: &Client,
+    lifecycle: &Lifecycle,
+    id: &str,
+) -> Result<SandboxResponse, EnvironmentError> {
+    let failed = |error: RequestError| error.in_environment("the wait for the sandbox");
+    let request = client.request(Method::GET, &lifecycle.sandbox(id));
+    let response = client.send(request, Repeatable::Yes, &[]).await.map_err(failed)?;
+    client.json(response).await.map_err(failed)
+}
+
+fn ready(id: &str, response: SandboxResponse) -> Result<Ready, EnvironmentError> {
+    let Some(url) = response.sandbox_url else {
+        return Err(unavailable(format!("the server gave no address for the sandbox {id}")));
+    };
+    let base = Base::parse(&url)
+        .map_err(|error| unavailable(format!("the sandbox {id} cannot be addressed: {error}")))?;
+    Ok(Ready { id: id.to_owned(), base, routing_hint: response.routing_hint })
+}
+
+fn ended(client: &Client, id: &str, response: &SandboxResponse) -> String {
+    let reasons = [
+        response.reason.clone(),
+        response.termination_reason.clone(),
+        response.error_details.as_ref().map(ToString::to_string),
+    ];
+    let reasons: Vec<String> =
+        reasons.into_iter().flatten().map(|reason| client.shown(&reason)).collect();
+    let status = response.status.as_deref().unwrap_or_default();
+    format!("the sandbox {id} became {}: {}", client.shown(status), reasons.join("; "))
+}
+
+/// Deletes a sandbox. One that is gone already is deleted.
+pub(crate) async fn delete(
+    client: &Client,
+    lifecycle: &Lifecycle,
+    id: &str,
+) -> Result<(), RequestError> {
+    let request = client.request(Method::DELETE, &lifecycle.sandbox(id));
+    match client.send(request, Repeatable::Yes, &[]).await {
+        Ok(_) => {
+            info!(sandbox_id = %id, "The sandbox was deleted.");
+            Ok(())
+        }
+        Err(error) if error.is(404) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
