@@ -42,6 +42,11 @@ impl Server {
         self.model.requests().pop().unwrap().body.to_string()
     }
 
+    /// Where it listens.
+    pub(crate) fn base_url(&self) -> String {
+        self.model.base_url()
+    }
+
     /// Lets a run of forge talk to this server.
     pub(crate) fn tell(&self, command: &mut Command) {
         command

@@ -72,6 +72,43 @@ fn fifty_commands_run_in_order_and_their_results_reach_the_model() {
 }
 
 #[test]
+fn fifty_commands_run_over_the_anthropic_format_too() {
+    let world = World::new();
+    let server = Server::start(Script::shell_commands(50));
+    let mut command = world.forge(&["--local", "-m", "anthropic/scripted", "-p", "go"]);
+    command.env("ANTHROPIC_API_KEY", "not-a-key").env("ANTHROPIC_BASE_URL", server.base_url());
+    let actual = run(&mut command);
+    assert_eq!((actual.code, &*actual.stdout), (Some(0), "All 50 commands ran.\n"));
+    let expected: String = (1..=50).map(|n| format!("step-{n}\n")).collect();
+    assert_eq!(fs::read_to_string(world.project().join("steps.log")).unwrap(), expected);
+    assert_eq!(server.results().len(), 50);
+}
+
+#[test]
+fn a_tool_that_does_not_exist_is_told_to_the_model_and_the_task_goes_on() {
+    let world = World::new();
+    let call = Call::new("shel", r#"{"command":"true"}"#);
+    let server = Server::start(Script::new([Answer::calls([call]), Answer::text("Oh.")]));
+    let actual = run(&mut world.task(&server, &["-p", "go"]));
+    assert_eq!((actual.code, &*actual.stdout), (Some(0), "Oh.\n"));
+    let result = &server.results()[0];
+    assert!(result.contains("`shell`") && result.contains("shel"), "{result}");
+}
+
+#[test]
+fn the_most_detailed_log_holds_no_key_and_no_value_of_a_variable() {
+    let world = World::new();
+    let server = Server::start(one_command("echo \"$TOKEN\" | wc -c"));
+    let mut command = world.task(&server, &["-vvv", "--env", "TOKEN=t0ken-value", "-p", "go"]);
+    let actual = run(command.env("OPENAI_API_KEY", "sk-s3cret-key").env("OTHER", "0ther-value"));
+    assert_eq!(actual.code, Some(0), "{}", actual.stderr);
+    assert!(actual.stderr.lines().count() > 5, "a log was expected: {}", actual.stderr);
+    for secret in ["s3cret", "t0ken-value", "0ther-value"] {
+        assert!(!actual.stderr.contains(secret), "{secret}: {}", actual.stderr);
+    }
+}
+
+#[test]
 fn stream_json_follows_its_schema_and_ends_with_the_result() {
     let world = World::new();
     let server = Server::start(one_command("printf 'é\\377'; printf err >&2"));
