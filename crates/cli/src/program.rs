@@ -168,6 +168,17 @@ fn verb(arguments: &[OsString]) -> Verb {
     let lenient = Arguments::command().ignore_errors(true).try_get_matches_from(arguments);
     match lenient {
         Ok(matches) if matches.subcommand_name() == Some("exec") => Verb::Exec,
+        _ if names_exec(arguments) => Verb::Exec,
         _ => Verb::Other,
     }
+}
+
+/// Whether `exec` stands among the arguments and is not the text of a task: what comes after a mistyped
+/// option is not parsed any more.
+fn names_exec(arguments: &[OsString]) -> bool {
+    let mut before = arguments.iter().skip(1).take_while(|argument| *argument != "--");
+    let is_task = |argument: &OsString| argument == "-p" || argument == "--prompt";
+    before
+        .find(|argument| is_task(argument) || *argument == "exec")
+        .is_some_and(|found| found == "exec")
 }

@@ -35,6 +35,9 @@ fn a_mistyped_option_is_answered_with_the_right_one() {
     assert!(actual.contains("'--local'"), "{actual}");
     let actual = refused(&world, &["--local", "exec", "--timeuot", "5s", "--", "ls"], 125);
     assert!(actual.contains("'--timeout'"), "{actual}");
+    let actual = refused(&world, &["--lokal", "exec", "--", "ls"], 125);
+    assert!(actual.contains("'--local'"), "{actual}");
+    refused(&world, &["--lokal", "-p", "exec"], 2);
     let actual = refused(&world, &["--executor", "locl", "-p", "go"], 2);
     assert!(actual.contains("'local'"), "{actual}");
 }
