@@ -53,9 +53,15 @@ pub async fn run_clause<F: Future<Output = ()>>(
 /// The name becomes a module, so that tests read `local::commands::exit_codes_come_back`. The maker is
 /// an `async fn() -> Fixture` in the same scope. The caller's crate needs `tokio` with `macros` and `rt`.
 ///
-/// ```ignore
-/// async fn local() -> Fixture { … }
-/// forge_conformance::conformance_suite!(local_environment, local);
+/// ```no_run
+/// use forge_conformance::{FakeEnvironment, Fixture, conformance_suite};
+///
+/// async fn make_fake() -> Fixture {
+///     Fixture::new(FakeEnvironment::new(), ())
+/// }
+///
+/// conformance_suite!(fake, make_fake);
+/// # fn main() {}
 /// ```
 #[macro_export]
 macro_rules! conformance_suite {

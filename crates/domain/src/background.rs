@@ -66,7 +66,7 @@ pub trait BackgroundCommands: Send + Sync {
     ///
     /// # Cancel safety
     /// A dropped future has either started nothing or has left a command that
-    /// [`BackgroundCommands::list`] shows.
+    /// [`BackgroundCommands::list_background`] shows.
     async fn start(&self, request: CommandRequest) -> Result<BackgroundId, CommandError>;
 
     /// Says what came after `since`. Waits for at most `wait` until there is something to say: new

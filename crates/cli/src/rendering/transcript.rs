@@ -227,6 +227,7 @@ impl Transcript {
             ToolOutcome::Succeeded => (Role::Dim, ""),
             ToolOutcome::Failed => (Role::Bad, "failed: "),
             ToolOutcome::Denied => (Role::Warning, "not allowed: "),
+            ToolOutcome::Cancelled if detail.starts_with("cancelled") => (Role::Warning, ""),
             ToolOutcome::Cancelled => (Role::Warning, "cancelled: "),
         };
         let mut text = format!("{word}{detail}");
