@@ -21,7 +21,6 @@ mod signals;
 mod stdin;
 mod task;
 mod terminal;
-#[allow(warnings)]
 mod turn;
 mod variables;
 mod writer;
