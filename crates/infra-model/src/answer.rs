@@ -4,7 +4,8 @@ use forge_domain::{ModelEvent, StopReason, Usage};
 use genai::chat::{ChatStreamEvent, StreamEnd};
 
 use crate::Provider;
-use crate::calls::{Calls, Piece};
+use crate::calls::Calls;
+use crate::heard::Completion;
 use crate::server_text::Cleaner;
 
 /// An answer so far.
@@ -41,11 +42,9 @@ impl Answer {
                 Step::Events(vec![ModelEvent::Reasoning(chunk.content)])
             }
             ChatStreamEvent::ToolCallChunk(chunk) => {
-                let name = chunk.tool_call.fn_name.clone();
-                match self.calls.piece(chunk.tool_call) {
-                    Piece::First => Step::Events(vec![ModelEvent::ToolCallStarted { name }]),
-                    Piece::More => Step::Events(Vec::new()),
-                }
+                let started = self.calls.piece(chunk.tool_call);
+                let event = started.map(|name| ModelEvent::ToolCallStarted { name });
+                Step::Events(event.into_iter().collect())
             }
             ChatStreamEvent::End(end) => self.end(end),
             // The beginning is announced before the server has said anything.
@@ -66,6 +65,20 @@ impl Answer {
         let usage = end.captured_usage.as_ref().map(usage);
         let reason = end.captured_stop_reason.clone();
         let captured = end.captured_into_tool_calls().unwrap_or_default();
+        self.finish(captured, usage, reason)
+    }
+
+    /// Ends an answer whose server did not mark the end.
+    pub(crate) fn complete(&mut self, completion: Completion) -> Step {
+        self.finish(Vec::new(), completion.usage, Some(completion.finish.into()))
+    }
+
+    fn finish(
+        &mut self,
+        captured: Vec<genai::chat::ToolCall>,
+        usage: Option<Usage>,
+        reason: Option<genai::chat::StopReason>,
+    ) -> Step {
         let calls = std::mem::take(&mut self.calls).finish(captured);
         let stop = self.stop_reason(reason, calls.is_empty());
         let calls = calls.into_iter().map(ModelEvent::ToolCall);

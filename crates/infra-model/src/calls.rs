@@ -14,18 +14,11 @@ pub(crate) struct Calls {
     calls: Vec<GenaiCall>,
 }
 
-/// What a piece was.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Piece {
-    /// The first of a call.
-    First,
-    /// One more of a call.
-    More,
-}
-
 impl Calls {
-    /// Takes a call as far as it is known.
-    pub(crate) fn piece(&mut self, call: GenaiCall) -> Piece {
+    /// Takes a call as far as it is known. The tool's name with the piece that first names it, which
+    /// some servers send after a first piece without.
+    pub(crate) fn piece(&mut self, call: GenaiCall) -> Option<String> {
+        let name = Some(call.fn_name.clone()).filter(|name| !name.is_empty());
         // The last one with that id whose arguments these go on with: ids may be empty or repeated.
         let known = self.calls.iter_mut().rev().find(|known| {
             known.call_id == call.call_id && goes_on(&known.fn_arguments, &call.fn_arguments)
@@ -33,14 +26,15 @@ impl Calls {
         match known {
             Some(known) => {
                 known.fn_arguments = call.fn_arguments;
-                if !call.fn_name.is_empty() {
-                    known.fn_name = call.fn_name;
+                let was_named = !known.fn_name.is_empty();
+                if let Some(name) = &name {
+                    known.fn_name.clone_from(name);
                 }
-                Piece::More
+                name.filter(|_| !was_named)
             }
             None => {
                 self.calls.push(call);
-                Piece::First
+                name
             }
         }
     }

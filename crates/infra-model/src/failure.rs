@@ -46,6 +46,10 @@ impl Teller {
                 self.status(status.as_u16(), &headers, &body)
             }
             Genai::ChatResponse { body, .. } => self.event(&body),
+            // The stream ended with it: what a cut leaves where the way to the server hides the cut.
+            Genai::StreamParse { serde_error, .. } if serde_error.is_eof() => {
+                self.broken_off("an event ends in its middle")
+            }
             Genai::StreamParse { serde_error, .. } => {
                 // serde's messages say what and where, and quote nothing.
                 self.unreadable(&format!("an event is no JSON: {serde_error}"))
@@ -75,7 +79,7 @@ impl Teller {
         Failure { error, again: Again::AfterPause }
     }
 
-    fn broken_off(&self, reason: &str) -> Failure {
+    pub(crate) fn broken_off(&self, reason: &str) -> Failure {
         let (model, reason) = (self.model.clone(), self.cleaner.text(reason));
         Failure { error: ModelError::BrokenOff { model, reason }, again: Again::Never }
     }

@@ -12,9 +12,8 @@
 //! as all programs do, and which is never used for a server on the loopback.
 //!
 //! # What `genai` cannot do
-//! - A stream of OpenAI's format must end with `[DONE]`; without it the answer counts as broken off,
-//!   even if a finish reason was seen.
-//! - A server that ends the lines of its events with CR LF is misread where a read ends between the two.
+//! - A server of Anthropic's format that ends its lines with CR LF is misread where a read ends between
+//!   the two. The answer then counts as broken off: a part of it is lost.
 //! - Ollama's calls come whole and as JSON values: there the raw text of the arguments is the value,
 //!   written again.
 //! - What the model thought is shown and not sent back with the next request.
@@ -25,6 +24,7 @@ mod calls;
 mod client;
 mod config;
 mod failure;
+mod heard;
 mod model;
 mod provider;
 mod request;

@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -12,13 +12,11 @@ use async_trait::async_trait;
 use backon::{ExponentialBuilder, Retryable as _};
 use forge_domain::{LanguageModel, ModelError, ModelEvent, ModelId, ModelRequest, ModelStream};
 use futures_util::{Stream, StreamExt as _, stream};
-use genai::chat::{
-    ChatFrameSink, ChatOptions, ChatStream, ChatStreamEvent, FrameCtx, RawFrameRef, ReasoningEffort,
-};
+use genai::chat::{ChatOptions, ChatStream, ChatStreamEvent, ReasoningEffort};
 use genai::resolver::{AuthData, Endpoint};
 use genai::{ModelIden, ServiceTarget};
 use secrecy::ExposeSecret as _;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::sync::OnceCell;
 use tracing::dispatcher::{Dispatch, with_default};
 use tracing::warn;
@@ -26,6 +24,7 @@ use tracing::warn;
 use crate::answer::{Answer, Step};
 use crate::client;
 use crate::failure::{Again, Failure, Teller};
+use crate::heard::Heard;
 use crate::request::chat_request;
 use crate::select::{Selection, select};
 use crate::server_text::Cleaner;
@@ -110,7 +109,7 @@ impl GenaiModel {
     /// Asks once, until the answer begins.
     async fn attempt(&self, request: &ModelRequest) -> Result<Running, Failure> {
         let client = self.client().await?;
-        let heard = Arc::new(Heard::default());
+        let heard = Arc::new(Heard::new(self.selection.provider));
         let options = self.options(Arc::clone(&heard));
         let chat = chat_request(request, self.selection.provider);
         let target = ServiceTarget {
@@ -231,10 +230,19 @@ impl Running {
     /// Reads until there is something to deliver.
     async fn fill(&mut self) -> Result<(), Failure> {
         while self.pending.is_empty() && !self.over {
-            let step = match self.stream.next().await {
+            let next = self.stream.next().await;
+            if let Some(failure) = self.heard.failure(&self.teller) {
+                return Err(failure);
+            }
+            let step = match next {
                 Some(Ok(event)) => self.answer.event(event),
-                Some(Err(error)) => return Err(self.teller.tell(error)),
-                None => Step::Unfinished,
+                Some(Err(error)) if !self.heard.half_a_mark() => {
+                    return Err(self.teller.tell(error));
+                }
+                Some(Err(_)) | None => match self.heard.completion() {
+                    Some(completion) => self.answer.complete(completion),
+                    None => Step::Unfinished,
+                },
             };
             match step {
                 Step::Events(events) => self.pending.extend(events),
@@ -259,38 +267,6 @@ impl Running {
                 Err(failure) => Some((Err(failure.midway()), None)),
             }
         }))
-    }
-}
-
-/// What the server has sent, where `genai`'s events do not show it.
-#[derive(Debug, Default)]
-struct Heard {
-    /// Anything that looks like an event.
-    anything: AtomicBool,
-    /// An error of Ollama's, which `genai` passes over.
-    error: Mutex<Option<Value>>,
-}
-
-impl Heard {
-    fn ended(&self, teller: &Teller) -> Failure {
-        let error = self.error.lock().unwrap_or_else(PoisonError::into_inner).take();
-        match error {
-            Some(error) => teller.event(&error),
-            None if self.anything.load(Ordering::Relaxed) => teller.ended(),
-            None => teller.unreadable("the reply holds no event of an answer"),
-        }
-    }
-}
-
-impl ChatFrameSink for Heard {
-    fn on_frame(&self, _: &FrameCtx, frame: RawFrameRef<'_>) {
-        let data = frame.data.trim_start();
-        if data.starts_with('{') {
-            self.anything.store(true, Ordering::Relaxed);
-        }
-        if data.starts_with(r#"{"error""#) {
-            *self.error.lock().unwrap_or_else(PoisonError::into_inner) = frame.json();
-        }
     }
 }
 

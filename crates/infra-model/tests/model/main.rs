@@ -4,4 +4,5 @@
 mod answers;
 mod asked;
 mod failures;
+mod odd_servers;
 mod requests;
