@@ -5,4 +5,5 @@ mod answers;
 mod asked;
 mod failures;
 mod odd_servers;
+mod proxies;
 mod requests;
