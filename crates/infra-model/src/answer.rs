@@ -1,11 +1,13 @@
 //! The life of an answer: `genai`'s events go in, the port's come out. No I/O.
 
+use std::sync::Arc;
+
 use forge_domain::{ModelEvent, StopReason, Usage};
 use genai::chat::{ChatStreamEvent, StreamEnd};
 
 use crate::Provider;
 use crate::calls::Calls;
-use crate::heard::Completion;
+use crate::heard::{Completion, Heard};
 use crate::server_text::Cleaner;
 
 /// An answer so far.
@@ -13,6 +15,7 @@ use crate::server_text::Cleaner;
 pub(crate) struct Answer {
     provider: Provider,
     cleaner: Cleaner,
+    heard: Arc<Heard>,
     calls: Calls,
 }
 
@@ -28,8 +31,9 @@ pub(crate) enum Step {
 }
 
 impl Answer {
-    pub(crate) fn new(provider: Provider, cleaner: Cleaner) -> Self {
-        Self { provider, cleaner, calls: Calls::default() }
+    /// `heard` listens to the same answer.
+    pub(crate) fn new(provider: Provider, cleaner: Cleaner, heard: Arc<Heard>) -> Self {
+        Self { provider, cleaner, heard, calls: Calls::default() }
     }
 
     /// Takes the next event.
@@ -42,9 +46,13 @@ impl Answer {
                 Step::Events(vec![ModelEvent::Reasoning(chunk.content)])
             }
             ChatStreamEvent::ToolCallChunk(chunk) => {
-                let started = self.calls.piece(chunk.tool_call);
-                let event = started.map(|name| ModelEvent::ToolCallStarted { name });
-                Step::Events(event.into_iter().collect())
+                let started = match self.provider {
+                    Provider::OpenAi | Provider::OpenRouter => self.heard.started(),
+                    Provider::Anthropic | Provider::Ollama => {
+                        self.calls.piece(chunk.tool_call).into_iter().collect()
+                    }
+                };
+                Step::Events(announced(started).collect())
             }
             ChatStreamEvent::End(end) => self.end(end),
             // The beginning is announced before the server has said anything.
@@ -79,11 +87,18 @@ impl Answer {
         usage: Option<Usage>,
         reason: Option<genai::chat::StopReason>,
     ) -> Step {
-        let calls = std::mem::take(&mut self.calls).finish(captured);
+        let (started, calls) = match self.provider {
+            // Of a call without a number genai shows nothing before this.
+            Provider::OpenAi | Provider::OpenRouter => (self.heard.started(), self.heard.calls()),
+            Provider::Anthropic | Provider::Ollama => {
+                (Vec::new(), std::mem::take(&mut self.calls).finish(captured))
+            }
+        };
         let stop = self.stop_reason(reason, calls.is_empty());
         let calls = calls.into_iter().map(ModelEvent::ToolCall);
         let usage = usage.filter(|usage| *usage != Usage::default()).map(ModelEvent::Usage);
-        Step::Finished(calls.chain(usage).chain([ModelEvent::Finished(stop)]).collect())
+        let end = calls.chain(usage).chain([ModelEvent::Finished(stop)]);
+        Step::Finished(announced(started).chain(end).collect())
     }
 
     fn stop_reason(&self, reason: Option<genai::chat::StopReason>, no_calls: bool) -> StopReason {
@@ -102,6 +117,10 @@ impl Answer {
             None => StopReason::Other(String::new()),
         }
     }
+}
+
+fn announced(names: Vec<String>) -> impl Iterator<Item = ModelEvent> {
+    names.into_iter().map(|name| ModelEvent::ToolCallStarted { name })
 }
 
 fn usage(usage: &genai::chat::Usage) -> Usage {

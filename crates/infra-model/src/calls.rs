@@ -1,4 +1,5 @@
-//! The calls of an answer, put together from what `genai` shows of them.
+//! The calls of an answer of Anthropic's or Ollama's, put together from what `genai` shows of them; those
+//! of chat completions are the business of [`crate::chat_calls`].
 //!
 //! With each piece `genai` shows the call as far as it is known: its id, its name, and the text of the
 //! arguments so far. At the end it shows all calls with their arguments parsed, which loses the text.
@@ -15,10 +16,8 @@ pub(crate) struct Calls {
 }
 
 impl Calls {
-    /// Takes a call as far as it is known. The tool's name with the piece that first names it, which
-    /// some servers send after a first piece without.
+    /// Takes a call as far as it is known. The tool's name where the call is a new one.
     pub(crate) fn piece(&mut self, call: GenaiCall) -> Option<String> {
-        let name = Some(call.fn_name.clone()).filter(|name| !name.is_empty());
         // The last one with that id whose arguments these go on with: ids may be empty or repeated.
         let known = self.calls.iter_mut().rev().find(|known| {
             known.call_id == call.call_id && goes_on(&known.fn_arguments, &call.fn_arguments)
@@ -26,26 +25,20 @@ impl Calls {
         match known {
             Some(known) => {
                 known.fn_arguments = call.fn_arguments;
-                let was_named = !known.fn_name.is_empty();
-                if let Some(name) = &name {
-                    known.fn_name.clone_from(name);
-                }
-                name.filter(|_| !was_named)
+                None
             }
             None => {
+                let name = call.fn_name.clone();
                 self.calls.push(call);
-                name
+                Some(name)
             }
         }
     }
 
     /// All calls, in order; `captured` is what `genai` shows at the end.
     pub(crate) fn finish(self, captured: Vec<GenaiCall>) -> Vec<ToolCall> {
-        let ids = |calls: &[GenaiCall]| {
-            let mut ids: Vec<String> = calls.iter().map(|call| call.call_id.clone()).collect();
-            // genai fills gaps in a server's numbers with copies.
-            ids.dedup();
-            ids
+        let ids = |calls: &[GenaiCall]| -> Vec<String> {
+            calls.iter().map(|call| call.call_id.clone()).collect()
         };
         let clear = self.calls.iter().all(|call| !call.call_id.is_empty());
         let use_pieces = captured.is_empty() || (clear && ids(&self.calls) == ids(&captured));
@@ -72,7 +65,7 @@ fn goes_on(known: &Value, new: &Value) -> bool {
 }
 
 /// The arguments as text. None at all are an empty object.
-fn arguments(value: Value) -> String {
+pub(crate) fn arguments(value: Value) -> String {
     match value {
         Value::String(text) if text.trim().is_empty() || text.trim() == "null" => "{}".to_owned(),
         Value::String(text) => text,
@@ -141,15 +134,6 @@ mod tests {
             vec![call("", "t", json!({})), call("", "t", json!({}))],
         );
         assert_eq!(actual, pairs([("call_0", "{}"), ("call_1", "{}")]));
-    }
-
-    #[test]
-    fn a_copy_that_fills_a_gap_in_the_numbers_is_no_call() {
-        let actual = finished(
-            vec![call("a", "t", json!("")), call("a", "t", json!("{}"))],
-            vec![call("a", "t", json!("")), call("a", "t", json!({}))],
-        );
-        assert_eq!(actual, pairs([("a", "{}")]));
     }
 
     #[test]

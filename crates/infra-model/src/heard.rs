@@ -2,11 +2,12 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use forge_domain::Usage;
+use forge_domain::{ToolCall, Usage};
 use genai::chat::{ChatFrameSink, FrameCtx, RawFrameRef};
 use serde_json::Value;
 
 use crate::Provider;
+use crate::chat_calls::ChatCalls;
 use crate::failure::{Failure, Teller};
 
 /// Listens to the events of one answer as they come over the wire.
@@ -25,6 +26,8 @@ struct SoFar {
     /// An event of Anthropic's without its name, which `genai` passes over: it takes a read that ends
     /// between CR and LF for the end of an event, and tears the name off.
     nameless: bool,
+    /// The calls of a chat completion.
+    calls: ChatCalls,
     /// Why a chat completion finished.
     finish: Option<String>,
     /// What a chat completion cost.
@@ -60,6 +63,16 @@ impl Heard {
         let mut so_far = self.so_far();
         let finish = so_far.finish.take()?;
         Some(Completion { finish, usage: so_far.usage.take() })
+    }
+
+    /// The tools of a chat completion's calls that have begun since this was last asked.
+    pub(crate) fn started(&self) -> Vec<String> {
+        self.so_far().calls.started()
+    }
+
+    /// The calls of a chat completion that has ended.
+    pub(crate) fn calls(&self) -> Vec<ToolCall> {
+        self.so_far().calls.finish()
     }
 
     /// Whether what `genai` cannot read is only a part of the mark of the end.
@@ -106,18 +119,10 @@ impl ChatFrameSink for Heard {
 impl SoFar {
     /// Takes a piece of a chat completion.
     fn chunk(&mut self, data: &str) {
-        // Almost every piece says that nothing has finished and nothing is counted yet; those are not
-        // read a second time.
-        let says = |field: &str| {
-            data.contains(&format!("\"{field}\""))
-                && !data.contains(&format!("\"{field}\":null"))
-                && !data.contains(&format!("\"{field}\": null"))
-        };
-        if !says("finish_reason") && !says("usage") {
-            return;
-        }
         // What is no JSON is genai's to complain about.
         let Ok(chunk) = serde_json::from_str::<Value>(data) else { return };
+        let calls = chunk.pointer("/choices/0/delta/tool_calls").and_then(Value::as_array);
+        calls.into_iter().flatten().for_each(|piece| self.calls.piece(piece));
         if let Some(finish) = chunk.pointer("/choices/0/finish_reason").and_then(Value::as_str) {
             self.finish = Some(finish.to_owned());
         }

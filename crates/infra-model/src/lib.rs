@@ -16,11 +16,16 @@
 //!   the two. The answer then counts as broken off: a part of it is lost.
 //! - Ollama's calls come whole and as JSON values: there the raw text of the arguments is the value,
 //!   written again.
+//! - A reply that is no stream of events, though its status says so, is unreadable, and what it says is
+//!   not shown: `genai` drops the lines.
+//! - The body of an error is read to its end, so that a server which sends one without an end is waited
+//!   for without a limit. One that falls silent is not.
 //! - What the model thought is shown and not sent back with the next request.
 
 mod address;
 mod answer;
 mod calls;
+mod chat_calls;
 mod client;
 mod config;
 mod failure;

@@ -123,7 +123,8 @@ impl GenaiModel {
         // Nothing is sent yet: genai sends when the stream is first polled.
         let response = client.exec_chat_stream(target, chat, Some(&options)).await;
         let stream = response.map_err(|error| self.teller.tell(error))?.stream;
-        let answer = Answer::new(self.selection.provider, self.teller.cleaner.clone());
+        let answer =
+            Answer::new(self.selection.provider, self.teller.cleaner.clone(), Arc::clone(&heard));
         let mut running = Running {
             stream: Quiet(stream),
             answer,
@@ -138,9 +139,15 @@ impl GenaiModel {
 
     fn options(&self, heard: Arc<Heard>) -> ChatOptions {
         let name = self.selection.model.name();
+        // The calls of chat completions are put together here; genai's way makes as many entries as
+        // the server's numbers say, be they wrong ones.
+        let capture_tool_calls = match self.selection.provider {
+            Provider::OpenAi | Provider::OpenRouter => false,
+            Provider::Anthropic | Provider::Ollama => true,
+        };
         let mut options = ChatOptions::default()
             .with_capture_usage(true)
-            .with_capture_tool_calls(true)
+            .with_capture_tool_calls(capture_tool_calls)
             .with_stream_header_timeout(self.teller.first_byte_limit)
             .with_stream_read_timeout(self.teller.silence_limit)
             .with_raw_frame_sink_arc(heard);
@@ -152,7 +159,11 @@ impl GenaiModel {
                 Provider::OpenAi | Provider::OpenRouter => {
                     options = options.with_reasoning_effort(ReasoningEffort::Budget(0));
                 }
-                Provider::Anthropic | Provider::Ollama => {}
+                // Here it would switch the model's thinking on.
+                Provider::Anthropic => {
+                    options = options.with_reasoning_effort(ReasoningEffort::Zero);
+                }
+                Provider::Ollama => {}
             }
         }
         if self.selection.provider != Provider::Ollama {

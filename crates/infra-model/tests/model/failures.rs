@@ -313,6 +313,24 @@ async fn a_server_that_closes_without_a_reply_is_tried_again() {
 }
 
 #[tokio::test]
+async fn an_error_that_falls_silent_in_its_middle_is_told_by_its_status() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let origin = format!("http://{}", listener.local_addr().unwrap());
+    let server = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let half = b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 100\r\n\r\n{\"error\":";
+        stream.write_all(half).await.unwrap();
+        // Until the client leaves.
+        let mut rest = Vec::new();
+        drop(stream.read_to_end(&mut rest).await);
+    });
+    let config = config(Provider::OpenAi, &origin).silence_limit(Duration::from_millis(200));
+    let error = failed(&GenaiModel::new(config).unwrap(), request("go")).await;
+    assert_eq!(shape(&error), "access refused 401", "{error:?}");
+    tokio::time::timeout(crate::asked::BOUND, server).await.unwrap().unwrap();
+}
+
+#[tokio::test]
 async fn a_server_without_tls_is_unreachable_over_it() {
     let (server, _) = served(Provider::OpenAi, script()).await;
     let https = server.base_url().replace("http://", "https://");

@@ -238,3 +238,43 @@ async fn a_stream_that_ends_after_any_byte_is_the_whole_answer_or_broken_off() {
         assert!(broken_off > 100, "{provider}: {broken_off}");
     }
 }
+
+#[tokio::test]
+async fn calls_of_a_server_that_numbers_them_badly_or_not_at_all_are_neither_lost_nor_mixed() {
+    let piece = |calls: &str| {
+        format!("data: {{\"choices\":[{{\"delta\":{{\"tool_calls\":{calls}}}}}]}}\n\n")
+    };
+    let call = |id: &str, name: &str, arguments: &str| {
+        ModelEvent::ToolCall(ToolCall {
+            id: ToolCallId::new(id),
+            name: name.to_owned(),
+            arguments: arguments.to_owned(),
+        })
+    };
+    let shell = r#""id":"a","function":{"name":"shell","arguments":"{}"}"#;
+    let read = r#""id":"b","function":{"name":"read","arguments":"{\"p\":1}"}"#;
+    let both = [call("a", "shell", "{}"), call("b", "read", r#"{"p":1}"#)];
+    for (body, expected) in [
+        (piece(&format!("[{{{shell}}}]")), &both[..1]),
+        (piece(&format!("[{{{shell}}},{{{read}}}]")), &both[..]),
+        (
+            piece(&format!("[{{\"index\":0,{shell}}}]"))
+                + &piece(&format!("[{{\"index\":0,{read}}}]")),
+            &both[..],
+        ),
+        // As many entries as that nobody can have.
+        (piece(&format!("[{{\"index\":4294967295,{shell}}}]")), &both[..1]),
+    ] {
+        let script = reply(&format!("{body}{FINISH}data: [DONE]\n\n"));
+        let (_server, model) = served(Provider::OpenAi, script).await;
+        let (events, error) = ask(&model, request("go")).await;
+        assert!(error.is_none(), "{error:?}");
+        let names =
+            ["shell", "read"].map(|name| ModelEvent::ToolCallStarted { name: name.to_owned() });
+        let started = names.into_iter().take(expected.len());
+        let end = [ModelEvent::Finished(StopReason::ToolCalls)];
+        let expected: Vec<ModelEvent> =
+            started.chain(expected.iter().cloned()).chain(end).collect();
+        assert_eq!(events, expected, "{body}");
+    }
+}

@@ -70,14 +70,15 @@ async fn each_provider_is_asked_at_its_endpoint_for_the_model_as_the_user_named_
 
 #[tokio::test]
 async fn a_name_that_ends_like_an_effort_or_holds_colons_is_sent_whole() {
-    for provider in [Provider::OpenAi, Provider::OpenRouter] {
-        for name in ["o3-mini-high", "some-low", "a::b"] {
+    for provider in [Provider::OpenAi, Provider::OpenRouter, Provider::Anthropic] {
+        for name in ["o3-mini-high", "some-low", "claude-sonnet-4-5-high", "a::b"] {
             let server = ScriptedModel::start(Script::new([Answer::text("ok")])).await.unwrap();
             let id = ModelId::parse(&format!("{provider}/{name}")).unwrap();
             let config = config(provider, &server.base_url()).model(id);
             answered(&GenaiModel::new(config).unwrap(), request("go")).await;
             let body = &server.requests()[0].body;
             assert_eq!((&body["model"], &body["reasoning_effort"]), (&json!(name), &Value::Null));
+            assert_eq!(body["thinking"], Value::Null, "{provider}/{name}");
         }
     }
 }
