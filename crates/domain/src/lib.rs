@@ -50,8 +50,8 @@ pub use model::{
     ToolCall, ToolResult, ToolSchema, Usage,
 };
 pub use output::{
-    Chunk, DiscardOutput, OutputBuffer, OutputLimits, OutputSink, OutputStream, RetainedOutput,
-    SinkClosed, Spill, SpillFile,
+    Chunk, DiscardOutput, OutputBuffer, OutputLimits, OutputLog, OutputSink, OutputStream,
+    RetainedOutput, SinkClosed, Spill, SpillFile,
 };
 pub use search::{
     CaseSensitivity, IgnoreRules, Search, SearchError, SearchMatch, SearchOutcome, SearchQuery,

@@ -279,6 +279,75 @@ impl OutputBuffer {
     }
 }
 
+/// Keeps the end of the output of a command that goes on, by offsets from its beginning. The memory it
+/// holds is bounded by its limit plus a constant.
+#[derive(Debug)]
+pub struct OutputLog {
+    limit_bytes: usize,
+    chunks: VecDeque<Chunk>,
+    /// The offset of the first kept byte.
+    begin: u64,
+    kept: usize,
+}
+
+impl OutputLog {
+    /// An empty log that keeps this many bytes.
+    #[must_use]
+    pub fn new(limit_bytes: usize) -> Self {
+        Self { limit_bytes, chunks: VecDeque::new(), begin: 0, kept: 0 }
+    }
+
+    /// The offset after the last byte.
+    #[must_use]
+    pub fn end(&self) -> u64 {
+        self.begin + self.kept as u64
+    }
+
+    /// Adds bytes that arrived on a stream.
+    pub fn append(&mut self, stream: OutputStream, bytes: Bytes) {
+        self.kept += bytes.len();
+        match self.chunks.back_mut() {
+            // Single lines are joined, so that a chatty command does not cost a chunk for each.
+            Some(last)
+                if last.stream == stream && last.bytes.len() + bytes.len() <= JOIN_BELOW_BYTES =>
+            {
+                last.bytes = [&last.bytes[..], &bytes[..]].concat().into();
+            }
+            _ => self.chunks.push_back(Chunk { stream, bytes: Bytes::copy_from_slice(&bytes) }),
+        }
+        while self.kept > self.limit_bytes {
+            let Some(first) = self.chunks.front_mut() else { return };
+            let cut = first.bytes.len().min(self.kept - self.limit_bytes);
+            bytes::Buf::advance(&mut first.bytes, cut);
+            if first.bytes.is_empty() {
+                self.chunks.pop_front();
+            }
+            self.kept -= cut;
+            self.begin += cut as u64;
+        }
+    }
+
+    /// What is kept of what came after an offset, in order of arrival, and how many bytes after the
+    /// offset are not. An offset beyond the end is the end.
+    #[must_use]
+    pub fn since(&self, offset: u64) -> (Vec<Chunk>, u64) {
+        let offset = offset.min(self.end());
+        let skipped = self.begin.saturating_sub(offset);
+        let mut to_pass = offset.saturating_sub(self.begin);
+        let mut output = Vec::new();
+        for chunk in &self.chunks {
+            let length = chunk.bytes.len() as u64;
+            let passed = to_pass.min(length);
+            to_pass -= passed;
+            if passed < length {
+                let from = usize::try_from(passed).unwrap_or(chunk.bytes.len());
+                output.push(Chunk { stream: chunk.stream, bytes: chunk.bytes.slice(from..) });
+            }
+        }
+        (output, skipped)
+    }
+}
+
 fn join(pieces: &mut VecDeque<Piece>, stream: OutputStream, bytes: &[u8]) {
     if bytes.is_empty() {
         return;
@@ -346,6 +415,36 @@ mod tests {
             buffer.push(OutputStream::Stdout, b"x");
         }
         assert!(buffer.finish(None).head().len() < 16);
+    }
+
+    fn text(chunks: &[Chunk]) -> Vec<u8> {
+        chunks.iter().flat_map(|chunk| chunk.bytes.to_vec()).collect()
+    }
+
+    #[test]
+    fn an_offset_in_the_middle_of_a_chunk_gives_the_rest() {
+        let mut log = OutputLog::new(100);
+        log.append(OutputStream::Stdout, Bytes::from_static(b"abc"));
+        log.append(OutputStream::Stderr, Bytes::from_static(b"def"));
+        let (chunks, skipped) = log.since(2);
+        assert_eq!((text(&chunks), skipped, log.end()), (b"cdef".to_vec(), 0, 6));
+    }
+
+    #[test]
+    fn what_is_no_longer_kept_is_counted() {
+        let mut log = OutputLog::new(100_000);
+        for _ in 0..3 {
+            log.append(OutputStream::Stdout, Bytes::from(vec![b'x'; 50_000]));
+        }
+        let (chunks, skipped) = log.since(0);
+        assert_eq!((text(&chunks).len(), skipped), (100_000, 50_000));
+    }
+
+    #[test]
+    fn an_offset_beyond_the_end_is_the_end() {
+        let mut log = OutputLog::new(100);
+        log.append(OutputStream::Stdout, Bytes::from_static(b"abc"));
+        assert_eq!(log.since(99), (Vec::new(), 0));
     }
 
     proptest! {

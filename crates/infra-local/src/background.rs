@@ -1,14 +1,13 @@
 //! Background commands: a task each, and a log of bounded size.
 
-use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use forge_domain::{
-    BackgroundStatus, Chunk, CommandController, CommandExit, CommandIo, ControlRequests, Ending,
-    OutputOffset, OutputSink, OutputStream, SinkClosed, Stdin, StopMethod,
+    BackgroundStatus, CommandController, CommandExit, CommandIo, ControlRequests, Ending,
+    OutputLog, OutputOffset, OutputSink, OutputStream, SinkClosed, Stdin, StopMethod,
 };
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
@@ -73,7 +72,7 @@ impl BackgroundCommand {
                 version.mark_unchanged();
                 let (ended, end) = {
                     let state = self.log.state();
-                    (state.ending.is_some(), state.end())
+                    (state.ending.is_some(), state.output.end())
                 };
                 if ended || end > since.0 || version.changed().await.is_err() {
                     return;
@@ -106,12 +105,9 @@ struct Log {
     version: watch::Sender<u64>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct LogState {
-    chunks: VecDeque<Chunk>,
-    /// The offset of the first kept byte.
-    begin: u64,
-    kept: usize,
+    output: OutputLog,
     ending: Option<Ending>,
     stopped_by: Option<StopMethod>,
 }
@@ -131,55 +127,24 @@ impl Log {
     }
 
     fn append(&self, stream: OutputStream, bytes: Bytes) {
-        self.state().append(stream, bytes);
+        self.state().output.append(stream, bytes);
         self.version.send_modify(|version| *version += 1);
     }
 }
 
+impl Default for LogState {
+    fn default() -> Self {
+        Self { output: OutputLog::new(KEPT_BYTES), ending: None, stopped_by: None }
+    }
+}
+
 impl LogState {
-    fn end(&self) -> u64 {
-        self.begin + self.kept as u64
-    }
-
-    fn append(&mut self, stream: OutputStream, bytes: Bytes) {
-        self.kept += bytes.len();
-        match self.chunks.back_mut() {
-            // Single lines are joined, so that a chatty command does not cost a chunk for each.
-            Some(last) if last.stream == stream && last.bytes.len() + bytes.len() <= 16 * 1024 => {
-                last.bytes = [&last.bytes[..], &bytes[..]].concat().into();
-            }
-            _ => self.chunks.push_back(Chunk { stream, bytes: Bytes::copy_from_slice(&bytes) }),
-        }
-        while self.kept > KEPT_BYTES {
-            let Some(first) = self.chunks.front_mut() else { return };
-            let cut = first.bytes.len().min(self.kept - KEPT_BYTES);
-            bytes::Buf::advance(&mut first.bytes, cut);
-            if first.bytes.is_empty() {
-                self.chunks.pop_front();
-            }
-            self.kept -= cut;
-            self.begin += cut as u64;
-        }
-    }
-
     fn since(&self, since: OutputOffset) -> BackgroundStatus {
-        let since = since.0.min(self.end());
-        let skipped_bytes = self.begin.saturating_sub(since);
-        let mut to_pass = since.saturating_sub(self.begin);
-        let mut output = Vec::new();
-        for chunk in &self.chunks {
-            let length = chunk.bytes.len() as u64;
-            let passed = to_pass.min(length);
-            to_pass -= passed;
-            if passed < length {
-                let from = usize::try_from(passed).unwrap_or(chunk.bytes.len());
-                output.push(Chunk { stream: chunk.stream, bytes: chunk.bytes.slice(from..) });
-            }
-        }
+        let (output, skipped_bytes) = self.output.since(since.0);
         BackgroundStatus {
             output,
             skipped_bytes,
-            next: OutputOffset(self.end()),
+            next: OutputOffset(self.output.end()),
             ending: self.ending.clone(),
             stopped_by: self.stopped_by,
         }
@@ -193,47 +158,5 @@ impl OutputSink for LogSink {
     async fn write(&mut self, stream: OutputStream, bytes: Bytes) -> Result<(), SinkClosed> {
         self.0.append(stream, bytes);
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use pretty_assertions::assert_eq;
-
-    use super::*;
-
-    fn text(status: &BackgroundStatus) -> Vec<u8> {
-        status.output.iter().flat_map(|chunk| chunk.bytes.to_vec()).collect()
-    }
-
-    #[test]
-    fn an_offset_in_the_middle_of_a_chunk_gives_the_rest() {
-        let mut state = LogState::default();
-        state.append(OutputStream::Stdout, Bytes::from_static(b"abc"));
-        state.append(OutputStream::Stderr, Bytes::from_static(b"def"));
-        let actual = state.since(OutputOffset(2));
-        assert_eq!(
-            (text(&actual), actual.skipped_bytes, actual.next),
-            (b"cdef".to_vec(), 0, OutputOffset(6))
-        );
-    }
-
-    #[test]
-    fn what_is_no_longer_kept_is_counted() {
-        let mut state = LogState::default();
-        for _ in 0..3 {
-            state.append(OutputStream::Stdout, Bytes::from(vec![b'x'; KEPT_BYTES / 2]));
-        }
-        let actual = state.since(OutputOffset(0));
-        assert_eq!(actual.skipped_bytes, KEPT_BYTES as u64 / 2);
-        assert_eq!(text(&actual).len(), KEPT_BYTES);
-    }
-
-    #[test]
-    fn an_offset_beyond_the_end_is_the_end() {
-        let mut state = LogState::default();
-        state.append(OutputStream::Stdout, Bytes::from_static(b"abc"));
-        let actual = state.since(OutputOffset(99));
-        assert_eq!((text(&actual), actual.next), (Vec::new(), OutputOffset(3)));
     }
 }
