@@ -5,8 +5,8 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
 use forge_domain::{
-    CommandError, CommandIo, CommandRequest, Ending, EnvironmentVariable, Program, Signal,
-    VariableName,
+    CommandError, CommandIo, CommandRequest, Ending, EnvironmentVariable, Fidelity, Program,
+    Signal, VariableName,
 };
 use futures_util::future::join_all;
 use pretty_assertions::assert_eq;
@@ -123,7 +123,8 @@ pub async fn a_written_script_runs(environment: Environment) {
     let script = format!("#!/bin/sh\n{}", Scenario::print("ran").text());
     write(&environment, "script", script.as_bytes()).await;
     run(&environment, &Scenario::new([Step::Mode(0o755, "script".into())])).await;
-    let exit = run_request(&environment, argv("./script", &[])).await;
+    let request = argv("./script", &[]).fidelity(Fidelity::Exact);
+    let exit = run_request(&environment, request).await;
     assert_eq!((exit.ending.clone(), text(&exit)), (Ending::Exited(0), "ran".to_owned()));
 }
 
