@@ -1,5 +1,6 @@
 //! Requests with everything that each of them needs: the key, the time limits, the attempts.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +30,12 @@ pub(crate) struct Client {
     silence_limit: Duration,
 }
 
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").finish_non_exhaustive()
+    }
+}
+
 impl Client {
     pub(crate) fn new(
         config: &TensorlakeConfig,
@@ -38,6 +45,9 @@ impl Client {
             .tls_backend_preconfigured(tls(lifecycle)?)
             .connect_timeout(config.connect_limit)
             .tcp_nodelay(true)
+            // Below what servers allow: a request on a connection that they have just closed fails, and a
+            // command's cannot be sent again.
+            .pool_idle_timeout(Duration::from_secs(20))
             // The key goes to no server but the one that it is for.
             .redirect(Policy::none())
             .default_headers(headers(config)?)
@@ -117,10 +127,18 @@ impl Client {
     }
 
     /// Reads a short answer to its end.
-    pub(crate) async fn body(&self, mut response: Response) -> Result<Vec<u8>, RequestError> {
+    pub(crate) async fn body(&self, response: Response) -> Result<Vec<u8>, RequestError> {
+        self.body_up_to(MAX_ANSWER_BYTES, response).await
+    }
+
+    async fn body_up_to(
+        &self,
+        limit_bytes: usize,
+        mut response: Response,
+    ) -> Result<Vec<u8>, RequestError> {
         let mut body = Vec::new();
         while let Some(chunk) = self.chunk(&mut response).await? {
-            if body.len() + chunk.len() > MAX_ANSWER_BYTES {
+            if body.len() + chunk.len() > limit_bytes {
                 return Err(RequestError::Unreadable("it is too long".to_owned()));
             }
             body.extend_from_slice(&chunk);
@@ -129,12 +147,24 @@ impl Client {
     }
 
     /// Reads the next piece of an answer, within the limit of silence.
-    async fn chunk(&self, response: &mut Response) -> Result<Option<bytes::Bytes>, RequestError> {
+    pub(crate) async fn chunk(
+        &self,
+        response: &mut Response,
+    ) -> Result<Option<bytes::Bytes>, RequestError> {
         let limit = self.silence_limit;
         tokio::time::timeout(limit, response.chunk())
             .await
             .map_err(|_| RequestError::Silent { limit })?
             .map_err(|error| broken(error.without_url()))
+    }
+
+    /// Reads an answer as JSON that holds output, and so may be long.
+    pub(crate) async fn long_json<T: DeserializeOwned>(
+        &self,
+        response: Response,
+    ) -> Result<T, RequestError> {
+        let body = self.body_up_to(crate::sse::DEFAULT_MAX_EVENT_BYTES, response).await?;
+        serde_json::from_slice(&body).map_err(|error| RequestError::Unreadable(error.to_string()))
     }
 
     /// Reads a short answer as JSON.

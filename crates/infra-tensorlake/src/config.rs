@@ -1,8 +1,10 @@
 //! What a sandbox is made from.
 
+use std::path::{Component, PathBuf};
 use std::time::Duration;
 
 use derive_setters::Setters;
+use forge_domain::{EnvironmentVariable, WorkspaceLocation};
 use secrecy::SecretString;
 use thiserror::Error;
 
@@ -18,6 +20,14 @@ pub enum ConfigError {
     /// The key cannot be sent: it is empty or holds what a header cannot.
     #[error("the Tensorlake key is empty or holds characters that no key has")]
     Key,
+    /// A directory in the guest is not absolute, or cannot be named there.
+    #[error("the {what} {path:?} is no absolute path of a Unix guest")]
+    Path {
+        /// Which.
+        what: &'static str,
+        /// The path.
+        path: PathBuf,
+    },
     /// A value that is sent as a header cannot be one.
     #[error("the {what} holds characters that it cannot have")]
     Header {
@@ -46,13 +56,25 @@ impl Default for Resources {
     }
 }
 
-/// How sandboxes are made. Everything but the key has a default. `Debug` hides the key.
+/// How sandboxes are made. Everything but the key and the workspace has a default. `Debug` hides the key.
 #[derive(Debug, Clone, Setters)]
 #[setters(strip_option, into)]
 pub struct TensorlakeConfig {
     /// The API key.
     #[setters(skip)]
     pub key: SecretString,
+    /// The project's directory. It is made in the guest, at the same path, and is empty there.
+    #[setters(skip)]
+    pub workspace: PathBuf,
+    /// Where commands run: the workspace or a directory in it. Default: the workspace.
+    #[setters(skip)]
+    pub working_directory: PathBuf,
+    /// Variables that every command gets, on top of the guest's own. Default: none.
+    pub environment: Vec<EnvironmentVariable>,
+    /// Where the scratch directory is made in the guest. Default: `/tmp`.
+    pub scratch_parent: PathBuf,
+    /// Whether the sandbox is left running at the end. Default: no, it is deleted.
+    pub keep: bool,
     /// The server. Default: `https://api.tensorlake.ai`. The host that is asked follows from it.
     pub api_url: String,
     /// The namespace in the paths of a server on this machine. Default: `default`.
@@ -87,9 +109,14 @@ pub struct TensorlakeConfig {
 impl TensorlakeConfig {
     /// Every default.
     #[must_use]
-    pub fn new(key: SecretString) -> Self {
+    pub fn new(key: SecretString, workspace: &WorkspaceLocation) -> Self {
         Self {
             key,
+            workspace: workspace.root.clone(),
+            working_directory: workspace.working_directory.clone(),
+            environment: Vec::new(),
+            scratch_parent: PathBuf::from("/tmp"),
+            keep: false,
             api_url: "https://api.tensorlake.ai".to_owned(),
             namespace: "default".to_owned(),
             organization: None,
@@ -106,6 +133,27 @@ impl TensorlakeConfig {
         }
     }
 
+    pub(crate) fn check(&self) -> Result<(), ConfigError> {
+        let paths = [
+            ("workspace", &self.workspace),
+            ("working directory", &self.working_directory),
+            ("scratch directory", &self.scratch_parent),
+        ];
+        for (what, path) in paths {
+            let plain = path
+                .components()
+                .all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
+            if !path.is_absolute() || !plain || path.as_os_str().as_encoded_bytes().contains(&0) {
+                return Err(ConfigError::Path { what, path: path.clone() });
+            }
+        }
+        if !self.working_directory.starts_with(&self.workspace) {
+            let path = self.working_directory.clone();
+            return Err(ConfigError::Path { what: "working directory", path });
+        }
+        Ok(())
+    }
+
     pub(crate) fn lifecycle(&self) -> Result<Lifecycle, AddressError> {
         Lifecycle::derive(&self.api_url, &self.namespace)
     }
@@ -117,7 +165,10 @@ mod tests {
 
     #[test]
     fn the_key_shows_nowhere() {
-        let config = TensorlakeConfig::new(SecretString::from("tl_s3cret"));
+        let config = TensorlakeConfig::new(
+            SecretString::from("tl_s3cret"),
+            &WorkspaceLocation { root: "/w".into(), working_directory: "/w".into() },
+        );
         assert!(!format!("{config:?} {config:#?}").contains("s3cret"));
     }
 }

@@ -4,41 +4,57 @@
 //! creation goes on in a task of its own, so that a caller who gives up does not lose the answer.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use forge_domain::{EnvironmentError, Lifecycle as LifecyclePort};
+use forge_domain::{EnvironmentError, Lifecycle as LifecyclePort, Notice};
+use futures_core::future::BoxFuture;
 use reqwest::Method;
-use tokio::sync::{Mutex as AsyncMutex, OnceCell};
+use tokio::sync::{Mutex as AsyncMutex, OnceCell, RwLock};
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::address::Lifecycle;
+use crate::background::BackgroundTable;
 use crate::client::Client;
 use crate::config::{ConfigError, TensorlakeConfig};
+use crate::description::Facts;
 use crate::failure::{RequestError, closed, unavailable};
-use crate::lifecycle::{Ready, create, delete, wait_until_running};
+use crate::lifecycle::{
+    Beginning, Ready, Standing, create, delete, look, resume, wait_until_running,
+};
 use crate::retry::Repeatable;
+use crate::scripts::Guest;
 use crate::wire::{HealthResponse, SandboxResponse};
 
 /// How long a deletion may take, its attempts included.
 const DELETE_LIMIT: Duration = Duration::from_secs(10);
+/// How long the commands of a sandbox that is kept may take to end.
+const COMMANDS_LIMIT: Duration = Duration::from_secs(15);
 
-/// A Tensorlake sandbox. Clones share one; nothing is made before the first use.
+/// A Tensorlake microVM as an environment. Clones share one; nothing is made before the first use.
 ///
 /// [`close`](LifecyclePort::close) deletes it and says what went wrong. The drop of the last clone deletes
-/// it too, without blocking: in a task where a runtime is at hand, else in a short-lived thread. Beyond
-/// that, the server ends it after [`TensorlakeConfig::lifetime`].
+/// it too, from a thread of its own, without blocking and whether or not a runtime lives, and only the log
+/// learns how that went. A process that ends before that thread has done leaves the sandbox to the lifetime
+/// that it was made with.
 #[derive(Clone)]
-pub struct TensorlakeSandbox {
-    inner: Arc<Inner>,
+pub struct TensorlakeEnvironment {
+    pub(crate) inner: Arc<Inner>,
 }
 
-struct Inner {
-    client: Client,
-    config: TensorlakeConfig,
-    closing: CancellationToken,
+pub(crate) struct Inner {
+    pub(crate) client: Client,
+    pub(crate) config: TensorlakeConfig,
+    /// Where the environment keeps its own files in the guest.
+    pub(crate) scratch: PathBuf,
+    pub(crate) closing: CancellationToken,
+    /// Held by commands that run, so that an end that keeps the sandbox can wait for them.
+    pub(crate) calls: Arc<RwLock<()>>,
+    pub(crate) background: Mutex<BackgroundTable>,
+    pub(crate) facts: OnceCell<Facts>,
     lifecycle: Lifecycle,
     state: AsyncMutex<State>,
     owned: Arc<Owned>,
@@ -50,6 +66,8 @@ struct State {
     ready: Option<Ready>,
     /// The last answer about the owned sandbox, from which the wait goes on.
     pending: Option<SandboxResponse>,
+    /// Why the sandbox was made anew, until a command's result has said so.
+    renewed: Option<String>,
 }
 
 /// The id of the sandbox that is ours to delete. Whoever takes it deletes it; nobody else does.
@@ -70,19 +88,25 @@ impl Owned {
     }
 }
 
-impl TensorlakeSandbox {
+impl TensorlakeEnvironment {
     /// Checks the configuration. Sends nothing.
     ///
     /// # Errors
-    /// [`ConfigError`]: an address or the key cannot be used.
+    /// [`ConfigError`]: an address, the key or a directory cannot be used.
     pub fn new(config: TensorlakeConfig) -> Result<Self, ConfigError> {
+        config.check()?;
         let lifecycle = config.lifecycle()?;
         let client = Client::new(&config, &lifecycle)?;
+        let scratch = config.scratch_parent.join(format!("forge-{}", random_name()));
         Ok(Self {
             inner: Arc::new(Inner {
                 client,
                 config,
+                scratch,
                 closing: CancellationToken::new(),
+                calls: Arc::default(),
+                background: Mutex::default(),
+                facts: OnceCell::new(),
                 lifecycle,
                 state: AsyncMutex::default(),
                 owned: Arc::default(),
@@ -99,35 +123,42 @@ impl TensorlakeSandbox {
     /// # Cancel safety
     /// As [`prepare`](LifecyclePort::prepare).
     pub async fn health(&self) -> Result<(), EnvironmentError> {
-        let ready = self.inner.ready().await?;
         let client = &self.inner.client;
-        let failed = |error: RequestError| error.in_environment("a look at the sandbox's health");
-        let request = ready.request(client, Method::GET, "/api/v1/health");
-        let response = client.send(request, Repeatable::Yes, &[]).await.map_err(failed)?;
-        let health: HealthResponse = client.json(response).await.map_err(failed)?;
+        let (id, health) = self
+            .inner
+            .on_sandbox("a look at the sandbox's health", |ready| {
+                Box::pin(async move {
+                    let request = ready.request(client, Method::GET, "/api/v1/health");
+                    let response = client.send(request, Repeatable::Yes, &[]).await?;
+                    let health: HealthResponse = client.json(response).await?;
+                    Ok((ready.id.clone(), health))
+                })
+            })
+            .await?;
         if health.healthy {
             Ok(())
         } else {
-            Err(unavailable(format!("the sandbox {} says that it does not work", ready.id)))
+            Err(unavailable(format!("the sandbox {id} says that it does not work")))
         }
     }
 
-    /// The id of the sandbox, once the server has named it.
+    /// The id of the sandbox, once the server has named it and until it is deleted. Of one that was kept
+    /// ([`TensorlakeConfig::keep`]), also after the close.
     #[must_use]
     pub fn id(&self) -> Option<String> {
         self.inner.owned.get()
     }
 }
 
-impl fmt::Debug for TensorlakeSandbox {
+impl fmt::Debug for TensorlakeEnvironment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TensorlakeSandbox").field("id", &self.id()).finish_non_exhaustive()
+        f.debug_struct("TensorlakeEnvironment").field("id", &self.id()).finish_non_exhaustive()
     }
 }
 
 impl Inner {
     /// The running sandbox, made if there is none. Twenty calls at the same moment make one.
-    async fn ready(&self) -> Result<Ready, EnvironmentError> {
+    pub(crate) async fn ready(&self) -> Result<Ready, EnvironmentError> {
         let mut state = self.state.lock().await;
         if self.closing.is_cancelled() {
             return Err(closed());
@@ -144,7 +175,7 @@ impl Inner {
             }
         };
         let pending = state.pending.take().unwrap_or_default();
-        let wait = wait_until_running(&self.client, &self.lifecycle, &self.config, &id, pending);
+        let wait = self.wait(&id, pending, Beginning::Creation);
         let outcome = tokio::select! {
             outcome = wait => outcome,
             () = self.closing.cancelled() => Err(closed()),
@@ -167,6 +198,81 @@ impl Inner {
         }
     }
 
+    /// Makes a call on the sandbox. Where that says that the sandbox is not there, it is looked at, and
+    /// resumed or made anew, and the call is made once more: it did nothing yet.
+    pub(crate) async fn on_sandbox<'a, T>(
+        &self,
+        operation: &str,
+        mut call: impl FnMut(Ready) -> BoxFuture<'a, Result<T, RequestError>> + Send,
+    ) -> Result<T, EnvironmentError> {
+        let ready = self.ready().await?;
+        let error = match call(ready.clone()).await {
+            Ok(value) => return Ok(value),
+            Err(error) => error,
+        };
+        if self.closing.is_cancelled() {
+            return Err(closed());
+        }
+        if !error.may_be_gone() || !self.renew(&ready).await? {
+            return Err(error.in_environment(operation));
+        }
+        let ready = self.ready().await?;
+        call(ready).await.map_err(|error| error.in_environment(operation))
+    }
+
+    /// Looks at a sandbox that seems not to be there. Says whether anything is different now.
+    async fn renew(&self, ready: &Ready) -> Result<bool, EnvironmentError> {
+        let mut state = self.state.lock().await;
+        if state.ready.as_ref().is_none_or(|now| now.id != ready.id) {
+            // Somebody else was here first.
+            return Ok(true);
+        }
+        let reason = match look(&self.client, &self.lifecycle, &ready.id).await? {
+            Standing::Running => return Ok(false),
+            Standing::Suspended => {
+                resume(&self.client, &self.lifecycle, &ready.id).await?;
+                let wait = self.wait(&ready.id, SandboxResponse::default(), Beginning::Resumption);
+                state.ready = Some(wait.await?);
+                info!(sandbox_id = %ready.id, "The sandbox was suspended and is resumed.");
+                return Ok(true);
+            }
+            Standing::Gone(reason) => reason,
+        };
+        warn!(sandbox_id = %ready.id, %reason, "The sandbox is gone; another one is made.");
+        // It exists no longer, so there is nothing to delete.
+        drop(self.owned.take());
+        state.ready = None;
+        state.renewed = Some(reason);
+        Ok(true)
+    }
+
+    /// What has to be said about the sandbox along with the next result, once.
+    pub(crate) async fn take_notices(&self) -> Vec<Notice> {
+        let reason = self.state.lock().await.renewed.take();
+        reason.map(|reason| Notice::EnvironmentRecreated { reason }).into_iter().collect()
+    }
+
+    /// The means to speak to this sandbox.
+    pub(crate) fn guest(&self, ready: Ready) -> Guest {
+        Guest {
+            client: self.client.clone(),
+            ready,
+            scratch: self.scratch.clone(),
+            closing: self.closing.clone(),
+            keep: self.config.keep,
+        }
+    }
+
+    async fn wait(
+        &self,
+        id: &str,
+        pending: SandboxResponse,
+        beginning: Beginning,
+    ) -> Result<Ready, EnvironmentError> {
+        let (client, lifecycle) = (&self.client, &self.lifecycle);
+        wait_until_running(client, lifecycle, &self.config, id, pending, beginning).await
+    }
+
     /// In a task, which goes on where the caller gives up. A sandbox that is named after that is owned all
     /// the same, or deleted at once where nobody is left to own it.
     async fn create(&self) -> Result<(String, SandboxResponse), EnvironmentError> {
@@ -185,6 +291,12 @@ impl Inner {
         })
     }
 
+    /// A sandbox that is kept keeps no command running.
+    async fn end_commands(&self) -> Result<(), String> {
+        let ended = tokio::time::timeout(COMMANDS_LIMIT, self.calls.write()).await;
+        ended.map(drop).map_err(|_| "commands in the sandbox could not be ended".to_owned())
+    }
+
     async fn delete_owned(&self) -> Result<(), String> {
         let Some(id) = self.owned.take() else { return Ok(()) };
         let deletion = delete(&self.client, &self.lifecycle, &id);
@@ -197,7 +309,7 @@ impl Inner {
 }
 
 #[async_trait]
-impl LifecyclePort for TensorlakeSandbox {
+impl LifecyclePort for TensorlakeEnvironment {
     async fn prepare(&self) -> Result<(), EnvironmentError> {
         self.inner.ready().await.map(drop)
     }
@@ -210,7 +322,11 @@ impl LifecyclePort for TensorlakeSandbox {
                 inner.closing.cancel();
                 // Waits for a creation that is under way: its id has to be known.
                 let _state = inner.state.lock().await;
-                inner.delete_owned().await
+                if inner.config.keep {
+                    inner.end_commands().await
+                } else {
+                    inner.delete_owned().await
+                }
             })
             .await;
         outcome.clone().map_err(unavailable)
@@ -219,12 +335,17 @@ impl LifecyclePort for TensorlakeSandbox {
 
 impl Drop for Inner {
     fn drop(&mut self) {
+        // Background commands hold what they need of the sandbox and not the environment.
+        self.closing.cancel();
+        if self.config.keep {
+            return;
+        }
         let Some(id) = self.owned.take() else { return };
         warn!(sandbox_id = %id, "A sandbox was not closed; it is deleted now.");
-        let reaping = reap(self.client.clone(), self.lifecycle.clone(), id);
-        match tokio::runtime::Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn(reaping)),
-            Err(_) => reap_in_a_thread(reaping),
+        // A connection of before belongs to a runtime that may be gone, or may never be polled again.
+        match Client::new(&self.config, &self.lifecycle) {
+            Ok(client) => reap_in_a_thread(reap(client, self.lifecycle.clone(), id)),
+            Err(error) => warn!(sandbox_id = %id, %error, "A sandbox could not be deleted."),
         }
     }
 }
@@ -237,8 +358,7 @@ async fn reap(client: Client, lifecycle: Lifecycle, id: String) {
     }
 }
 
-/// Outside of a runtime there is nobody to spawn on. The thread lives for as long as the deletion may take,
-/// and nobody waits for it.
+/// The thread lives for as long as the deletion may take, and nobody waits for it.
 fn reap_in_a_thread(reaping: impl Future<Output = ()> + Send + 'static) {
     let work = move || match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime.block_on(reaping),
@@ -247,4 +367,15 @@ fn reap_in_a_thread(reaping: impl Future<Output = ()> + Send + 'static) {
     if let Err(error) = std::thread::Builder::new().name("forge-reaper".to_owned()).spawn(work) {
         warn!(%error, "A sandbox could not be deleted: there is no thread.");
     }
+}
+
+/// A name that nobody can guess: commands of a sandbox could forge what is marked with it otherwise.
+pub(crate) fn random_name() -> String {
+    let mut bytes = [0_u8; 16];
+    match rustls::crypto::ring::default_provider().secure_random.fill(&mut bytes) {
+        Ok(()) => u128::from_ne_bytes(bytes),
+        // Never seen on a system that has a random device.
+        Err(_) => u128::from(fastrand::u64(..)) << 64 | u128::from(fastrand::u64(..)),
+    }
+    .to_string()
 }

@@ -50,6 +50,23 @@ impl RequestError {
         matches!(self, Self::Status { status, .. } if *status == wanted)
     }
 
+    /// Whether the server knows no such sandbox, or says that it does not run.
+    pub(crate) fn says_gone(&self) -> bool {
+        let Self::Status { status, code, .. } = self else { return false };
+        let code = code.as_deref();
+        *status == 410 || matches!(code, Some("SANDBOX_NOT_FOUND" | "SANDBOX_NOT_RUNNING"))
+    }
+
+    /// The same, or what a server says that gives no codes: the sandbox is worth a look.
+    pub(crate) fn may_be_gone(&self) -> bool {
+        self.says_gone() || matches!(self, Self::Status { status: 404, code: None, .. })
+    }
+
+    /// Whether there is no such request, as far as the answer shows.
+    pub(crate) fn says_no_such_request(&self) -> bool {
+        matches!(self, Self::Status { status: 404 | 405 | 501, .. }) && !self.says_gone()
+    }
+
     /// The failure as one of the environment.
     pub(crate) fn in_environment(self, operation: &str) -> EnvironmentError {
         match &self {

@@ -1,22 +1,37 @@
-//! Tensorlake's sandboxes, Firecracker microVMs behind an HTTP interface.
+//! Tensorlake's sandboxes, Firecracker microVMs behind an HTTP interface, as an environment.
 //!
-//! What is here: the life of a sandbox ([`TensorlakeSandbox`]), which is made lazily, once, and deleted
-//! exactly once, whatever happens; and the decoder of the event stream ([`sse`]), which does no I/O.
-//! Commands, files and search are not here yet, so this is no
-//! [`ExecutionEnvironment`](forge_domain::ExecutionEnvironment) yet, and `forge` does not offer it.
+//! [`TensorlakeEnvironment`] implements the ports. A sandbox is made lazily, once, and deleted exactly once,
+//! whatever happens. Commands are texts for the guest's shell (`guest`), started by one request each and
+//! followed to their end also over a stream that breaks (`process`, `follow`). The event stream is decoded
+//! without I/O ([`sse`]).
 //!
-//! None of this was run against the production service.
+//! The project's files are not brought into the sandbox: the workspace is an empty directory at the
+//! project's path. None of this was run against the production service.
 
 mod address;
+mod background;
 mod client;
+mod commands;
 mod config;
+mod description;
+mod emit;
+mod environment;
 mod failure;
+mod feed;
+mod files;
+mod follow;
+mod guest;
 mod lifecycle;
+mod ports;
+mod process;
 mod retry;
-mod sandbox;
+mod scripts;
+mod search;
+mod spill;
 pub mod sse;
+mod upload;
 mod wire;
 
 pub use address::AddressError;
 pub use config::{ConfigError, Resources, TensorlakeConfig};
-pub use sandbox::TensorlakeSandbox;
+pub use environment::TensorlakeEnvironment;

@@ -1,5 +1,6 @@
 //! Making, waiting for and deleting sandboxes: what is asked, and what the answers mean.
 
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use forge_domain::EnvironmentError;
@@ -27,9 +28,22 @@ pub(crate) struct Ready {
     /// Where its own interface is.
     base: Base,
     routing_hint: Option<String>,
+    /// Whether `run` is missing there; found out once.
+    lacks_run: Arc<OnceLock<()>>,
 }
 
 impl Ready {
+    /// Whether processes have to be started and followed, since `run` is missing.
+    pub(crate) fn lacks_run(&self) -> bool {
+        self.lacks_run.get().is_some()
+    }
+
+    pub(crate) fn remember_that_run_is_missing(&self) {
+        if self.lacks_run.set(()).is_ok() {
+            info!(sandbox_id = %self.id, "The sandbox has no `run`; commands are started and followed.");
+        }
+    }
+
     /// Addresses a request to the sandbox: by `Host` on this machine, else by a header.
     pub(crate) fn request(
         &self,
@@ -89,7 +103,7 @@ pub(crate) async fn create(
     let status = response.status().as_u16();
     let body = client.body(response).await.map_err(failed)?;
     let parsed = serde_json::from_slice::<SandboxResponse>(&body).unwrap_or_default();
-    match parsed.id.clone() {
+    match parsed.sandbox_id.clone().or_else(|| parsed.id.clone()) {
         Some(id) if status != 409 => {
             info!(sandbox_id = %id, status, "A sandbox was created.");
             Ok(Created { id, response: parsed })
@@ -105,6 +119,14 @@ pub(crate) async fn create(
     }
 }
 
+/// What a wait began with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Beginning {
+    Creation,
+    /// The sandbox may be suspended for a while yet.
+    Resumption,
+}
+
 /// Waits until a sandbox runs, asking fast at first.
 pub(crate) async fn wait_until_running(
     client: &Client,
@@ -112,15 +134,19 @@ pub(crate) async fn wait_until_running(
     config: &TensorlakeConfig,
     id: &str,
     mut response: SandboxResponse,
+    beginning: Beginning,
 ) -> Result<Ready, EnvironmentError> {
     let give_up = Instant::now() + config.start_limit;
     let mut interval = FIRST_POLL;
     loop {
         match SandboxStatus::of(response.status.as_deref()) {
             SandboxStatus::Running => return ready(id, response),
+            SandboxStatus::Suspended if beginning == Beginning::Resumption => {}
             SandboxStatus::Failed | SandboxStatus::Terminated | SandboxStatus::Suspended => {
                 return Err(unavailable(ended(client, id, &response)));
             }
+            // An answer that was not asked for yet.
+            SandboxStatus::Unknown(status) if status.is_empty() => {}
             SandboxStatus::Unknown(status) => {
                 warn!(sandbox_id = %id, %status, "The sandbox has a status that is not known.");
             }
@@ -155,7 +181,12 @@ fn ready(id: &str, response: SandboxResponse) -> Result<Ready, EnvironmentError>
     };
     let base = Base::parse(&url)
         .map_err(|error| unavailable(format!("the sandbox {id} cannot be addressed: {error}")))?;
-    Ok(Ready { id: id.to_owned(), base, routing_hint: response.routing_hint })
+    Ok(Ready {
+        id: id.to_owned(),
+        base,
+        routing_hint: response.routing_hint,
+        lacks_run: Arc::default(),
+    })
 }
 
 fn ended(client: &Client, id: &str, response: &SandboxResponse) -> String {
@@ -167,7 +198,8 @@ fn ended(client: &Client, id: &str, response: &SandboxResponse) -> String {
     let reasons: Vec<String> =
         reasons.into_iter().flatten().map(|reason| client.shown(&reason)).collect();
     let status = response.status.as_deref().unwrap_or_default();
-    format!("the sandbox {id} became {}: {}", client.shown(status), reasons.join("; "))
+    let became = format!("the sandbox {id} became {}", client.shown(status));
+    if reasons.is_empty() { became } else { format!("{became}: {}", reasons.join("; ")) }
 }
 
 /// Deletes a sandbox. One that is gone already is deleted.
@@ -185,4 +217,57 @@ pub(crate) async fn delete(
         Err(error) if error.is(404) => Ok(()),
         Err(error) => Err(error),
     }
+}
+
+/// How a sandbox stands that seems not to be there.
+#[derive(Debug)]
+pub(crate) enum Standing {
+    /// It runs, or is about to.
+    Running,
+    Suspended,
+    /// It is no more, for this reason.
+    Gone(String),
+}
+
+/// Asks how a sandbox stands.
+pub(crate) async fn look(
+    client: &Client,
+    lifecycle: &Lifecycle,
+    id: &str,
+) -> Result<Standing, EnvironmentError> {
+    let request = client.request(Method::GET, &lifecycle.sandbox(id));
+    let response = match client.send(request, Repeatable::Yes, &[]).await {
+        Ok(response) => response,
+        Err(error) if error.is(404) || error.is(410) => {
+            return Ok(Standing::Gone(format!("the sandbox {id} no longer exists")));
+        }
+        Err(error) => return Err(error.in_environment("a look at the sandbox")),
+    };
+    let response: SandboxResponse = client
+        .json(response)
+        .await
+        .map_err(|error| error.in_environment("a look at the sandbox"))?;
+    Ok(match SandboxStatus::of(response.status.as_deref()) {
+        SandboxStatus::Suspended => Standing::Suspended,
+        SandboxStatus::Failed | SandboxStatus::Terminated => {
+            Standing::Gone(ended(client, id, &response))
+        }
+        SandboxStatus::Running
+        | SandboxStatus::Pending
+        | SandboxStatus::Changing
+        | SandboxStatus::Unknown(_) => Standing::Running,
+    })
+}
+
+/// Asks for a suspended sandbox to run again; whether it does is seen by waiting.
+pub(crate) async fn resume(
+    client: &Client,
+    lifecycle: &Lifecycle,
+    id: &str,
+) -> Result<(), EnvironmentError> {
+    let url = format!("{}/resume?wait_ms=30000", lifecycle.sandbox(id));
+    let request = client.request(Method::POST, &url);
+    // 409: it was resumed or suspended meanwhile; the wait tells.
+    let sent = client.send(request, Repeatable::Yes, &[409]).await;
+    sent.map(drop).map_err(|error| error.in_environment("the resumption of the sandbox"))
 }

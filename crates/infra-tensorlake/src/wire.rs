@@ -1,6 +1,8 @@
 //! The shapes of requests and answers. Nothing but shape: unknown fields are ignored, and what a server may
 //! leave out is optional.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Serialize)]
@@ -30,10 +32,10 @@ pub(crate) struct WireNetwork {
     pub(crate) allow_internet_access: bool,
 }
 
-/// A sandbox, in the answers of create (`sandbox_id`) and get (`id`).
+/// A sandbox, in the answers of create (`sandbox_id`) and get (`id`); a server may give both in each.
 #[derive(Debug, Default, Deserialize)]
 pub(crate) struct SandboxResponse {
-    #[serde(alias = "sandbox_id")]
+    pub(crate) sandbox_id: Option<String>,
     pub(crate) id: Option<String>,
     pub(crate) status: Option<String>,
     pub(crate) sandbox_url: Option<String>,
@@ -82,4 +84,51 @@ pub(crate) struct ErrorResponse {
 #[derive(Debug, Deserialize)]
 pub(crate) struct HealthResponse {
     pub(crate) healthy: bool,
+}
+
+/// `POST /api/v1/processes` and `POST /api/v1/processes/run`.
+#[derive(Debug, Serialize)]
+pub(crate) struct StartProcessRequest<'a> {
+    pub(crate) command: &'a str,
+    pub(crate) args: &'a [String],
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) env: &'a BTreeMap<String, String>,
+    /// Only `/processes` knows it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) stdin_mode: Option<&'a str>,
+    /// Seconds; only `/processes/run` knows it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) timeout: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) user: Option<&'a str>,
+}
+
+/// A process, as starting one and asking for one answer.
+#[derive(Debug, Default, Deserialize)]
+pub(crate) struct ProcessResponse {
+    pub(crate) pid: Option<u64>,
+    pub(crate) status: Option<String>,
+    pub(crate) exit_code: Option<i64>,
+    pub(crate) signal: Option<i32>,
+    pub(crate) oom_killed: Option<bool>,
+    pub(crate) reason: Option<String>,
+}
+
+/// The lines of one stream so far.
+#[derive(Debug, Default, Deserialize)]
+pub(crate) struct LinesResponse {
+    #[serde(default)]
+    pub(crate) lines: Vec<String>,
+}
+
+/// The data of one event of a stream, of whatever kind: they are told apart by what is there.
+#[derive(Debug, Default, Deserialize)]
+pub(crate) struct StreamEvent {
+    pub(crate) pid: Option<u64>,
+    pub(crate) line: Option<String>,
+    pub(crate) stream: Option<String>,
+    pub(crate) exit_code: Option<i64>,
+    pub(crate) signal: Option<i32>,
+    pub(crate) oom_killed: Option<bool>,
+    pub(crate) reason: Option<String>,
 }

@@ -5,8 +5,8 @@
 
 use std::time::Duration;
 
-use forge_domain::{EnvironmentError, Lifecycle};
-use forge_infra_tensorlake::{TensorlakeConfig, TensorlakeSandbox};
+use forge_domain::{EnvironmentError, Lifecycle, WorkspaceLocation};
+use forge_infra_tensorlake::{TensorlakeConfig, TensorlakeEnvironment};
 use pretty_assertions::assert_eq;
 use secrecy::SecretString;
 use serde_json::{Value, json};
@@ -17,11 +17,12 @@ const KEY: &str = "tl_s3cret";
 const SANDBOXES: &str = "/v1/namespaces/default/sandboxes";
 
 fn config(server: &MockServer) -> TensorlakeConfig {
-    TensorlakeConfig::new(SecretString::from(KEY)).api_url(server.uri())
+    let workspace = WorkspaceLocation { root: "/w".into(), working_directory: "/w".into() };
+    TensorlakeConfig::new(SecretString::from(KEY), &workspace).api_url(server.uri())
 }
 
-fn sandbox(server: &MockServer) -> TensorlakeSandbox {
-    TensorlakeSandbox::new(config(server)).unwrap()
+fn sandbox(server: &MockServer) -> TensorlakeEnvironment {
+    TensorlakeEnvironment::new(config(server)).unwrap()
 }
 
 fn running(server: &MockServer) -> Value {
@@ -94,7 +95,7 @@ async fn the_whole_life_is_create_poll_use_delete_in_this_order() {
         .await;
     delete_answers(&server, 200).await;
     let config = config(&server).organization("org").project("pro").image("img");
-    let sandbox = TensorlakeSandbox::new(config).unwrap();
+    let sandbox = TensorlakeEnvironment::new(config).unwrap();
     assert_eq!(sandbox.id(), None);
     sandbox.health().await.unwrap();
     assert_eq!(sandbox.id(), Some("sb1".to_owned()));
@@ -186,7 +187,7 @@ async fn an_unknown_status_is_asked_again() {
 async fn a_name_that_is_taken_owns_nothing() {
     let server = MockServer::start().await;
     create_answers(&server, 409, json!({"error": "exists", "sandbox_id": "somebody-elses"})).await;
-    let sandbox = TensorlakeSandbox::new(config(&server).name("taken")).unwrap();
+    let sandbox = TensorlakeEnvironment::new(config(&server).name("taken")).unwrap();
     let error = sandbox.prepare().await.unwrap_err();
     assert!(error.to_string().contains("\"taken\" exists already"), "{error}");
     sandbox.close().await.unwrap();
@@ -231,7 +232,7 @@ async fn a_start_that_takes_too_long_is_given_up_and_deleted() {
         .await;
     delete_answers(&server, 200).await;
     let config = config(&server).start_limit(Duration::from_millis(500));
-    let error = TensorlakeSandbox::new(config).unwrap().prepare().await.unwrap_err();
+    let error = TensorlakeEnvironment::new(config).unwrap().prepare().await.unwrap_err();
     assert!(error.to_string().contains("did not run within 500ms"), "{error}");
     assert_eq!(count(&server, "DELETE").await, 1);
 }
@@ -360,10 +361,11 @@ async fn a_server_that_never_answers_is_given_up() {
             open.push(connection);
         }
     });
-    let config = TensorlakeConfig::new(SecretString::from(KEY))
+    let workspace = WorkspaceLocation { root: "/w".into(), working_directory: "/w".into() };
+    let config = TensorlakeConfig::new(SecretString::from(KEY), &workspace)
         .api_url(format!("http://{address}"))
         .start_limit(Duration::from_millis(300));
-    let error = TensorlakeSandbox::new(config).unwrap().prepare().await.unwrap_err();
+    let error = TensorlakeEnvironment::new(config).unwrap().prepare().await.unwrap_err();
     assert!(matches!(error, EnvironmentError::ContactLost { .. }), "{error:?}");
     silent.abort();
 }

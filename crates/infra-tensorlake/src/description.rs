@@ -1,0 +1,123 @@
+//! What the guest is, asked of it once.
+
+use forge_domain::{
+    Capabilities, ChangeTracking, Description, EnvironmentError, EnvironmentKind, Limit, Network,
+    Persistence,
+};
+
+use crate::environment::Inner;
+use crate::failure::unavailable;
+use crate::scripts::Script;
+
+/// What this adapter asks of a guest. `sh`, `kill` and `read` come with the shell.
+const NEEDED: &str =
+    "base64 chmod dd env find grep head mkdir mkfifo mktemp mv readlink rm sleep stat tail xargs";
+/// What is worth telling a model, which would try it out otherwise.
+const WORTH_TELLING: &str = "git bash python3 pip node npm cargo rustc go java gcc make cmake curl wget rg jq sqlite3 docker sudo";
+
+const ASK: &str = r#"echo "system $(uname -srm)"
+echo "user $(id -un 2>/dev/null)"
+for x in $1; do command -v "$x" >/dev/null || echo "lacks $x"; done
+for x in $2; do ! command -v "$x" >/dev/null || echo "has $x"; done
+"#;
+
+/// What the guest says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Facts {
+    system: String,
+    user: Option<String>,
+    tools: Vec<String>,
+}
+
+impl Facts {
+    fn parse(lines: &[String]) -> Result<Self, String> {
+        let of = |key: &str| -> Vec<String> {
+            let values = lines.iter().filter_map(|line| line.strip_prefix(key)?.strip_prefix(' '));
+            values.filter(|value| !value.is_empty()).map(str::to_owned).collect()
+        };
+        let lacks = of("lacks");
+        if !lacks.is_empty() {
+            return Err(format!("its image lacks {}", lacks.join(", ")));
+        }
+        let system = of("system").pop().ok_or("its system has no name")?;
+        Ok(Self { system, user: of("user").pop(), tools: of("has") })
+    }
+}
+
+impl Inner {
+    pub(crate) async fn description(&self) -> Result<Description, EnvironmentError> {
+        let facts = self.facts.get_or_try_init(|| self.ask()).await?;
+        let config = &self.config;
+        let mut limits = vec![
+            Limit::MilliCpus((config.resources.cpus * 1000.0).round().max(0.0) as u64),
+            Limit::MemoryBytes(config.resources.memory_mb * 1024 * 1024),
+            Limit::Lifetime(config.lifetime),
+        ];
+        if let Some(disk_mb) = config.resources.disk_mb {
+            limits.push(Limit::DiskBytes(disk_mb * 1024 * 1024));
+        }
+        let mut remarks = vec![
+            "This is a virtual machine of its own. The project's files are not in it: its directory \
+             was made empty."
+                .to_owned(),
+        ];
+        if !facts.tools.is_empty() {
+            remarks.push(format!("Of the usual tools there are {}.", facts.tools.join(", ")));
+        }
+        Ok(Description {
+            kind: EnvironmentKind::Tensorlake,
+            operating_system: facts.system.clone(),
+            shell: "/bin/sh".into(),
+            user: facts.user.clone(),
+            workspace: config.workspace.clone(),
+            working_directory: config.working_directory.clone(),
+            scratch: self.scratch.clone(),
+            persistence: Persistence::Environment,
+            network: if config.internet { Network::Full } else { Network::None },
+            limits,
+            remarks,
+            capabilities: Capabilities {
+                change_tracking: ChangeTracking::Untracked,
+                streams_exact_bytes: false,
+                finds_detached_children: true,
+            },
+        })
+    }
+
+    async fn ask(&self) -> Result<Facts, EnvironmentError> {
+        let text = format!("set -- '{NEEDED}' '{WORTH_TELLING}'\n{ASK}");
+        let output =
+            self.entered("a look at the sandbox", &text, |text| Script::new(text, [])).await?;
+        Facts::parse(&output.lines)
+            .map_err(|reason| unavailable(format!("the sandbox cannot be used: {reason}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pretty_assertions::assert_eq;
+
+    use super::*;
+
+    fn parse(text: &str) -> Result<Facts, String> {
+        Facts::parse(&text.lines().map(str::to_owned).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn what_the_guest_says_is_understood() {
+        let expected = Facts {
+            system: "Linux 6.1 x86_64".to_owned(),
+            user: Some("tl-user".to_owned()),
+            tools: vec!["git".to_owned(), "node".to_owned()],
+        };
+        let actual = parse("system Linux 6.1 x86_64\nuser tl-user\nhas git\nhas node\n");
+        assert_eq!(actual, Ok(expected));
+        assert_eq!(parse("system x\nuser \n").map(|facts| facts.user), Ok(None));
+    }
+
+    #[test]
+    fn a_guest_without_what_is_needed_is_refused_by_name() {
+        let actual = parse("system x\nlacks dd\nlacks base64\n");
+        assert_eq!(actual, Err("its image lacks dd, base64".to_owned()));
+    }
+}

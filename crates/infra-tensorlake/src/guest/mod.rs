@@ -1,0 +1,15 @@
+//! What runs inside the sandbox: texts for its `sh`, and what they answer.
+//!
+//! All that is asked of a guest is a POSIX shell, the tools of coreutils, `grep`, `find`, and `setsid`
+//! and `flock` of util-linux. Every text is given with the request that runs it; nothing is installed.
+
+mod command;
+pub(crate) mod files;
+mod heard;
+mod words;
+
+pub(crate) use command::{
+    CommandText, Delivery, Input, MARK, Purpose, command_text, enter, shell_argv, signal_text,
+};
+pub(crate) use heard::{Heard, Listener, Refusal};
+pub(crate) use words::{word, words};
