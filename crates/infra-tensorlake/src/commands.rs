@@ -81,8 +81,8 @@ impl Plan {
             .collect();
         check(argv.iter().chain(&variables))?;
         let directory = match &request.working_directory {
-            Some(directory) => config.working_directory.join(directory),
-            None => config.working_directory.clone(),
+            Some(directory) => inner.workspace.working_directory.join(directory),
+            None => inner.workspace.working_directory.clone(),
         };
         if directory.as_os_str().as_bytes().contains(&0) {
             return Err(invalid("the working directory holds a NUL byte"));
@@ -115,8 +115,8 @@ impl Plan {
         };
         let (text, arguments) = command_text(&CommandText {
             token: &self.token,
-            workspace: &inner.config.workspace,
-            home: &inner.config.working_directory,
+            workspace: &inner.workspace.root,
+            home: &inner.workspace.working_directory,
             directory: &self.directory,
             scratch: &inner.scratch,
             variables: &self.variables,
@@ -305,7 +305,7 @@ pub(crate) async fn make_workspace(
     user: u32,
     group: u32,
 ) -> Result<(), EnvironmentError> {
-    let (root, home) = (&inner.config.workspace, &inner.config.working_directory);
+    let (root, home) = (&inner.workspace.root, &inner.workspace.working_directory);
     let between = home.ancestors().take_while(|path| path.starts_with(root));
     let owned: Vec<String> =
         between.chain([inner.scratch.as_path()]).map(|path| word(path.as_os_str())).collect();
@@ -336,7 +336,7 @@ fn refused(inner: &Inner, plan: &Plan, request: &CommandRequest, refusal: Refusa
             source: Some(kind.into()),
         },
         Refusal::Workspace { .. } | Refusal::Scratch => {
-            let paths = [&inner.config.workspace, &inner.scratch];
+            let paths = [&inner.workspace.root, &inner.scratch];
             let [workspace, scratch] = paths.map(|path| path.display());
             unavailable(format!("{workspace} and {scratch} cannot be made in the sandbox")).into()
         }

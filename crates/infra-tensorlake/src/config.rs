@@ -56,19 +56,13 @@ impl Default for Resources {
     }
 }
 
-/// How sandboxes are made. Everything but the key and the workspace has a default. `Debug` hides the key.
+/// How sandboxes are made. Everything but the key has a default. `Debug` hides the key.
 #[derive(Debug, Clone, Setters)]
 #[setters(strip_option, into)]
 pub struct TensorlakeConfig {
     /// The API key.
     #[setters(skip)]
     pub key: SecretString,
-    /// The project's directory. It is made in the guest, at the same path, and is empty there.
-    #[setters(skip)]
-    pub workspace: PathBuf,
-    /// Where commands run: the workspace or a directory in it. Default: the workspace.
-    #[setters(skip)]
-    pub working_directory: PathBuf,
     /// Variables that every command gets, on top of the guest's own. Default: none.
     pub environment: Vec<EnvironmentVariable>,
     /// Where the scratch directory is made in the guest. Default: `/tmp`.
@@ -109,11 +103,9 @@ pub struct TensorlakeConfig {
 impl TensorlakeConfig {
     /// Every default.
     #[must_use]
-    pub fn new(key: SecretString, workspace: &WorkspaceLocation) -> Self {
+    pub fn new(key: SecretString) -> Self {
         Self {
             key,
-            workspace: workspace.root.clone(),
-            working_directory: workspace.working_directory.clone(),
             environment: Vec::new(),
             scratch_parent: PathBuf::from("/tmp"),
             keep: false,
@@ -133,10 +125,11 @@ impl TensorlakeConfig {
         }
     }
 
-    pub(crate) fn check(&self) -> Result<(), ConfigError> {
+    /// Whether everything is there that a sandbox for this workspace needs.
+    pub(crate) fn check(&self, workspace: &WorkspaceLocation) -> Result<(), ConfigError> {
         let paths = [
-            ("workspace", &self.workspace),
-            ("working directory", &self.working_directory),
+            ("workspace", &workspace.root),
+            ("working directory", &workspace.working_directory),
             ("scratch directory", &self.scratch_parent),
         ];
         for (what, path) in paths {
@@ -147,8 +140,8 @@ impl TensorlakeConfig {
                 return Err(ConfigError::Path { what, path: path.clone() });
             }
         }
-        if !self.working_directory.starts_with(&self.workspace) {
-            let path = self.working_directory.clone();
+        if !workspace.working_directory.starts_with(&workspace.root) {
+            let path = workspace.working_directory.clone();
             return Err(ConfigError::Path { what: "working directory", path });
         }
         Ok(())
@@ -165,10 +158,7 @@ mod tests {
 
     #[test]
     fn the_key_shows_nowhere() {
-        let config = TensorlakeConfig::new(
-            SecretString::from("tl_s3cret"),
-            &WorkspaceLocation { root: "/w".into(), working_directory: "/w".into() },
-        );
+        let config = TensorlakeConfig::new(SecretString::from("tl_s3cret"));
         assert!(!format!("{config:?} {config:#?}").contains("s3cret"));
     }
 }

@@ -5,11 +5,11 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use forge_domain::{EnvironmentError, Lifecycle as LifecyclePort, Notice};
+use forge_domain::{EnvironmentError, Lifecycle as LifecyclePort, Notice, WorkspaceLocation};
 use futures_core::future::BoxFuture;
 use reqwest::Method;
 use tokio::sync::{Mutex as AsyncMutex, OnceCell, RwLock};
@@ -48,6 +48,7 @@ pub struct TensorlakeEnvironment {
 pub(crate) struct Inner {
     pub(crate) client: Client,
     pub(crate) config: TensorlakeConfig,
+    pub(crate) workspace: WorkspaceLocation,
     /// Where the environment keeps its own files in the guest.
     pub(crate) scratch: PathBuf,
     pub(crate) closing: CancellationToken,
@@ -89,12 +90,16 @@ impl Owned {
 }
 
 impl TensorlakeEnvironment {
-    /// Checks the configuration. Sends nothing.
+    /// Checks the configuration. Sends nothing. The workspace is made in the guest, at the same path, and is
+    /// empty there.
     ///
     /// # Errors
     /// [`ConfigError`]: an address, the key or a directory cannot be used.
-    pub fn new(config: TensorlakeConfig) -> Result<Self, ConfigError> {
-        config.check()?;
+    pub fn new(
+        config: TensorlakeConfig,
+        workspace: WorkspaceLocation,
+    ) -> Result<Self, ConfigError> {
+        config.check(&workspace)?;
         let lifecycle = config.lifecycle()?;
         let client = Client::new(&config, &lifecycle)?;
         let scratch = config.scratch_parent.join(format!("forge-{}", random_name()));
@@ -102,6 +107,7 @@ impl TensorlakeEnvironment {
             inner: Arc::new(Inner {
                 client,
                 config,
+                workspace,
                 scratch,
                 closing: CancellationToken::new(),
                 calls: Arc::default(),
@@ -358,14 +364,51 @@ async fn reap(client: Client, lifecycle: Lifecycle, id: String) {
     }
 }
 
-/// The thread lives for as long as the deletion may take, and nobody waits for it.
+/// Deletions that go on in threads of their own.
+static REAPERS: (Mutex<usize>, Condvar) = (Mutex::new(0), Condvar::new());
+
+/// Waits until the sandboxes are deleted that were dropped without being closed, and says how many were not
+/// within the limit. For the end of a program, which the threads that delete do not outlive.
+pub fn wait_for_reapers(limit: Duration) -> usize {
+    let (count, changed) = &REAPERS;
+    let count = count.lock().unwrap_or_else(PoisonError::into_inner);
+    let waited = changed.wait_timeout_while(count, limit, |count| *count > 0);
+    *waited.unwrap_or_else(PoisonError::into_inner).0
+}
+
+/// Counts one deletion for as long as it lives.
+struct Reaper;
+
+impl Reaper {
+    fn new() -> Self {
+        *REAPERS.0.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        Self
+    }
+}
+
+impl Drop for Reaper {
+    fn drop(&mut self) {
+        *REAPERS.0.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        REAPERS.1.notify_all();
+    }
+}
+
+/// The thread lives for as long as the deletion may take.
 fn reap_in_a_thread(reaping: impl Future<Output = ()> + Send + 'static) {
-    let work = move || match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime.block_on(reaping),
-        Err(error) => warn!(%error, "A sandbox could not be deleted: there is no runtime."),
+    let reaper = Reaper::new();
+    let work = move || {
+        let _reaper = reaper;
+        delete_on_a_runtime(reaping);
     };
     if let Err(error) = std::thread::Builder::new().name("forge-reaper".to_owned()).spawn(work) {
         warn!(%error, "A sandbox could not be deleted: there is no thread.");
+    }
+}
+
+fn delete_on_a_runtime(reaping: impl Future<Output = ()>) {
+    match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(reaping),
+        Err(error) => warn!(%error, "A sandbox could not be deleted: there is no runtime."),
     }
 }
 

@@ -275,7 +275,7 @@ impl Inner {
         script: impl Fn(String) -> Script,
     ) -> Result<Answer, FileError> {
         asked.check()?;
-        let path = self.config.working_directory.join(asked.path);
+        let path = self.workspace.working_directory.join(asked.path);
         let words: Vec<String> = [path.as_os_str()]
             .into_iter()
             .chain(arguments.iter().map(OsString::as_os_str))

@@ -34,4 +34,4 @@ mod wire;
 
 pub use address::AddressError;
 pub use config::{ConfigError, Resources, TensorlakeConfig};
-pub use environment::TensorlakeEnvironment;
+pub use environment::{TensorlakeEnvironment, wait_for_reapers};

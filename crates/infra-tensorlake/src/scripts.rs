@@ -5,12 +5,11 @@ use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use forge_domain::{EnvironmentError, OutputStream};
+use forge_domain::{EnvironmentError, OutputStream, WorkspaceLocation};
 use tokio_util::sync::CancellationToken;
 
 use crate::client::Client;
 use crate::commands::make_workspace;
-use crate::config::TensorlakeConfig;
 use crate::environment::{Inner, random_name};
 use crate::failure::{RequestError, unavailable};
 use crate::guest::files::BOUNDS;
@@ -206,7 +205,7 @@ impl Inner {
         text: &str,
         script: impl Fn(String) -> Script,
     ) -> Result<ScriptOutput, EnvironmentError> {
-        let TensorlakeConfig { workspace, working_directory, .. } = &self.config;
+        let WorkspaceLocation { root: workspace, working_directory } = &self.workspace;
         let [root, scratch] = [workspace, &self.scratch].map(|path| word(path.as_os_str()));
         let enter = enter(workspace, working_directory, &self.scratch, working_directory);
         let text = format!(

@@ -18,10 +18,10 @@ async fn environment(daemon: Daemon) -> Fixture {
     std::fs::create_dir_all(server.directory().join("elsewhere")).unwrap();
     std::fs::write(server.directory().join("elsewhere/file"), "outside\n").unwrap();
     let workspace = WorkspaceLocation { root: root.clone(), working_directory: root };
-    let config = TensorlakeConfig::new(SecretString::from("tl_key"), &workspace)
+    let config = TensorlakeConfig::new(SecretString::from("tl_key"))
         .api_url(server.url())
         .scratch_parent(scratch);
-    Fixture::new(TensorlakeEnvironment::new(config).unwrap(), server)
+    Fixture::new(TensorlakeEnvironment::new(config, workspace).unwrap(), server)
 }
 
 async fn with_run() -> Fixture {

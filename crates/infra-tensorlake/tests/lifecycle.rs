@@ -17,16 +17,19 @@ const KEY: &str = "tl_s3cret";
 const SANDBOXES: &str = "/v1/namespaces/default/sandboxes";
 
 fn config(server: &MockServer) -> TensorlakeConfig {
-    let workspace = WorkspaceLocation { root: "/w".into(), working_directory: "/w".into() };
-    TensorlakeConfig::new(SecretString::from(KEY), &workspace).api_url(server.uri())
+    TensorlakeConfig::new(SecretString::from(KEY)).api_url(server.uri())
 }
 
 fn sandbox(server: &MockServer) -> TensorlakeEnvironment {
-    TensorlakeEnvironment::new(config(server)).unwrap()
+    TensorlakeEnvironment::new(config(server), workspace()).unwrap()
 }
 
 fn running(server: &MockServer) -> Value {
     json!({"sandbox_id": "sb1", "status": "running", "sandbox_url": server.uri()})
+}
+
+fn workspace() -> WorkspaceLocation {
+    WorkspaceLocation { root: "/w".into(), working_directory: "/w".into() }
 }
 
 async fn create_answers(server: &MockServer, status: u16, body: Value) {
@@ -95,7 +98,7 @@ async fn the_whole_life_is_create_poll_use_delete_in_this_order() {
         .await;
     delete_answers(&server, 200).await;
     let config = config(&server).organization("org").project("pro").image("img");
-    let sandbox = TensorlakeEnvironment::new(config).unwrap();
+    let sandbox = TensorlakeEnvironment::new(config, workspace()).unwrap();
     assert_eq!(sandbox.id(), None);
     sandbox.health().await.unwrap();
     assert_eq!(sandbox.id(), Some("sb1".to_owned()));
@@ -187,7 +190,7 @@ async fn an_unknown_status_is_asked_again() {
 async fn a_name_that_is_taken_owns_nothing() {
     let server = MockServer::start().await;
     create_answers(&server, 409, json!({"error": "exists", "sandbox_id": "somebody-elses"})).await;
-    let sandbox = TensorlakeEnvironment::new(config(&server).name("taken")).unwrap();
+    let sandbox = TensorlakeEnvironment::new(config(&server).name("taken"), workspace()).unwrap();
     let error = sandbox.prepare().await.unwrap_err();
     assert!(error.to_string().contains("\"taken\" exists already"), "{error}");
     sandbox.close().await.unwrap();
@@ -232,7 +235,8 @@ async fn a_start_that_takes_too_long_is_given_up_and_deleted() {
         .await;
     delete_answers(&server, 200).await;
     let config = config(&server).start_limit(Duration::from_millis(500));
-    let error = TensorlakeEnvironment::new(config).unwrap().prepare().await.unwrap_err();
+    let error =
+        TensorlakeEnvironment::new(config, workspace()).unwrap().prepare().await.unwrap_err();
     assert!(error.to_string().contains("did not run within 500ms"), "{error}");
     assert_eq!(count(&server, "DELETE").await, 1);
 }
@@ -361,11 +365,11 @@ async fn a_server_that_never_answers_is_given_up() {
             open.push(connection);
         }
     });
-    let workspace = WorkspaceLocation { root: "/w".into(), working_directory: "/w".into() };
-    let config = TensorlakeConfig::new(SecretString::from(KEY), &workspace)
+    let config = TensorlakeConfig::new(SecretString::from(KEY))
         .api_url(format!("http://{address}"))
         .start_limit(Duration::from_millis(300));
-    let error = TensorlakeEnvironment::new(config).unwrap().prepare().await.unwrap_err();
+    let error =
+        TensorlakeEnvironment::new(config, workspace()).unwrap().prepare().await.unwrap_err();
     assert!(matches!(error, EnvironmentError::ContactLost { .. }), "{error:?}");
     silent.abort();
 }
