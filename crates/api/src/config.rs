@@ -12,6 +12,7 @@ use forge_domain::{
     VariableName,
 };
 use forge_infra_model::ModelConfig;
+use forge_infra_tensorlake::TensorlakeConfig;
 
 /// What Forge is made from. The directory and the environment have no default.
 #[derive(Debug, Clone, Setters)]
@@ -78,6 +79,8 @@ impl ForgeConfig {
 pub enum ExecutorConfig {
     /// This host, without isolation.
     Local(LocalOptions),
+    /// A Tensorlake microVM. Commands get the configuration's variables and nothing of this process's.
+    Tensorlake(Box<TensorlakeConfig>),
 }
 
 /// How the host is used as an environment.

@@ -13,6 +13,7 @@ use forge_domain::{
     Search, SearchError, SearchOutcome, SearchQuery, WorkspaceLocation, WriteOptions,
 };
 use forge_infra_local::{LocalConfig, LocalEnvironment};
+use forge_infra_tensorlake::{ConfigError, TensorlakeConfig, TensorlakeEnvironment};
 
 use crate::{ExecutorConfig, LocalOptions};
 
@@ -22,13 +23,34 @@ use crate::{ExecutorConfig, LocalOptions};
 pub enum Executor {
     /// This host, without isolation.
     Local(LocalEnvironment),
+    /// A Tensorlake microVM.
+    Tensorlake(TensorlakeEnvironment),
 }
 
 impl Executor {
     /// Makes the environment for a workspace; nothing starts before its first use.
-    pub(crate) fn new(config: &ExecutorConfig, workspace: &WorkspaceLocation) -> Self {
-        match config {
+    ///
+    /// # Errors
+    /// The configuration of the environment cannot be used.
+    pub(crate) fn new(
+        config: &ExecutorConfig,
+        workspace: &WorkspaceLocation,
+    ) -> Result<Self, ConfigError> {
+        Ok(match config {
             ExecutorConfig::Local(options) => Self::Local(local(options, workspace)),
+            ExecutorConfig::Tensorlake(config) => Self::Tensorlake(TensorlakeEnvironment::new(
+                TensorlakeConfig::clone(config),
+                workspace.clone(),
+            )?),
+        })
+    }
+
+    /// The id of the environment where it is not on this machine, once it has one.
+    #[must_use]
+    pub fn remote_id(&self) -> Option<String> {
+        match self {
+            Self::Local(_) => None,
+            Self::Tensorlake(environment) => environment.id(),
         }
     }
 }
@@ -55,6 +77,7 @@ impl Commands for Executor {
     ) -> Result<CommandExit, CommandError> {
         match self {
             Self::Local(environment) => environment.run(request, io).await,
+            Self::Tensorlake(environment) => environment.run(request, io).await,
         }
     }
 }
@@ -65,6 +88,7 @@ impl BackgroundCommands for Executor {
     async fn start(&self, request: CommandRequest) -> Result<BackgroundId, CommandError> {
         match self {
             Self::Local(environment) => environment.start(request).await,
+            Self::Tensorlake(environment) => environment.start(request).await,
         }
     }
 
@@ -76,6 +100,7 @@ impl BackgroundCommands for Executor {
     ) -> Result<BackgroundStatus, BackgroundError> {
         match self {
             Self::Local(environment) => environment.poll(id, since, wait).await,
+            Self::Tensorlake(environment) => environment.poll(id, since, wait).await,
         }
     }
 
@@ -86,12 +111,14 @@ impl BackgroundCommands for Executor {
     ) -> Result<BackgroundStatus, BackgroundError> {
         match self {
             Self::Local(environment) => environment.stop(id, since).await,
+            Self::Tensorlake(environment) => environment.stop(id, since).await,
         }
     }
 
     async fn list_background(&self) -> Result<Vec<BackgroundSummary>, EnvironmentError> {
         match self {
             Self::Local(environment) => environment.list_background().await,
+            Self::Tensorlake(environment) => environment.list_background().await,
         }
     }
 }
@@ -102,6 +129,7 @@ impl Files for Executor {
     async fn read(&self, path: &Path, range: ByteRange) -> Result<FileContents, FileError> {
         match self {
             Self::Local(environment) => environment.read(path, range).await,
+            Self::Tensorlake(environment) => environment.read(path, range).await,
         }
     }
 
@@ -113,24 +141,28 @@ impl Files for Executor {
     ) -> Result<(), FileError> {
         match self {
             Self::Local(environment) => environment.write(path, contents, options).await,
+            Self::Tensorlake(environment) => environment.write(path, contents, options).await,
         }
     }
 
     async fn remove(&self, path: &Path, removal: Removal) -> Result<(), FileError> {
         match self {
             Self::Local(environment) => environment.remove(path, removal).await,
+            Self::Tensorlake(environment) => environment.remove(path, removal).await,
         }
     }
 
     async fn list(&self, path: &Path) -> Result<Vec<DirectoryEntry>, FileError> {
         match self {
             Self::Local(environment) => environment.list(path).await,
+            Self::Tensorlake(environment) => environment.list(path).await,
         }
     }
 
     async fn stat(&self, path: &Path) -> Result<FileStat, FileError> {
         match self {
             Self::Local(environment) => environment.stat(path).await,
+            Self::Tensorlake(environment) => environment.stat(path).await,
         }
     }
 }
@@ -141,6 +173,7 @@ impl Search for Executor {
     async fn search(&self, query: SearchQuery) -> Result<SearchOutcome, SearchError> {
         match self {
             Self::Local(environment) => environment.search(query).await,
+            Self::Tensorlake(environment) => environment.search(query).await,
         }
     }
 }
@@ -151,12 +184,14 @@ impl Describe for Executor {
     async fn describe(&self) -> Result<Description, EnvironmentError> {
         match self {
             Self::Local(environment) => environment.describe().await,
+            Self::Tensorlake(environment) => environment.describe().await,
         }
     }
 
     fn kind(&self) -> EnvironmentKind {
         match self {
             Self::Local(environment) => environment.kind(),
+            Self::Tensorlake(environment) => environment.kind(),
         }
     }
 }
@@ -167,12 +202,14 @@ impl Changes for Executor {
     async fn changes(&self) -> Result<ChangeSet, ChangesError> {
         match self {
             Self::Local(environment) => environment.changes().await,
+            Self::Tensorlake(environment) => environment.changes().await,
         }
     }
 
     async fn discard_changes(&self) -> Result<(), ChangesError> {
         match self {
             Self::Local(environment) => environment.discard_changes().await,
+            Self::Tensorlake(environment) => environment.discard_changes().await,
         }
     }
 }
@@ -183,12 +220,14 @@ impl Lifecycle for Executor {
     async fn prepare(&self) -> Result<(), EnvironmentError> {
         match self {
             Self::Local(environment) => environment.prepare().await,
+            Self::Tensorlake(environment) => environment.prepare().await,
         }
     }
 
     async fn close(&self) -> Result<(), EnvironmentError> {
         match self {
             Self::Local(environment) => environment.close().await,
+            Self::Tensorlake(environment) => environment.close().await,
         }
     }
 }

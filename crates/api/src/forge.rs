@@ -10,6 +10,7 @@ use forge_domain::{
 };
 use forge_infra_local::LocalHost;
 use forge_infra_model::{GenaiModel, ModelConfig, ModelConfigError};
+use forge_infra_tensorlake::{ConfigError as TensorlakeConfigError, TensorlakeConfig};
 use thiserror::Error;
 
 use crate::{Executor, ExecutorConfig, ForgeConfig, LocalOptions, Turn};
@@ -23,6 +24,9 @@ pub enum InitError {
     /// The directory cannot be used.
     #[error(transparent)]
     Host(#[from] HostError),
+    /// The Tensorlake environment cannot be used as it is configured.
+    #[error(transparent)]
+    Tensorlake(#[from] TensorlakeConfigError),
     /// The configuration leads to no model; without a key, the message says where to get one.
     #[error(transparent)]
     Model(#[from] ModelConfigError),
@@ -66,7 +70,7 @@ impl ForgeAPI {
         } = config;
         let host = LocalHost { home, state_directory };
         let workspace = host.locate_workspace(&directory).await?;
-        let executor = Executor::new(&executor, &workspace);
+        let executor = Executor::new(&executor, &workspace)?;
         let model: Option<Arc<dyn LanguageModel>> = match (language_model, model) {
             (Some(model), _) => Some(model),
             (None, Some(config)) => Some(Arc::new(GenaiModel::new(config)?)),
@@ -107,6 +111,24 @@ impl ForgeAPI {
         let mut config = ForgeConfig::new(directory, ExecutorConfig::Local(options)).model(model);
         config.home = home;
         Self::init(config).await
+    }
+
+    /// Takes a Tensorlake microVM as the environment. It is made by the first use; its workspace is an
+    /// empty directory at the project's path, and what commands write there ends with it. Nobody is asked
+    /// before commands; for that and more, see [`ForgeAPI::init`].
+    ///
+    /// # Errors
+    /// As [`ForgeAPI::init`].
+    ///
+    /// # Cancel safety
+    /// Changes nothing.
+    pub async fn init_with_tensorlake(
+        directory: impl Into<PathBuf>,
+        tensorlake: TensorlakeConfig,
+        model: ModelConfig,
+    ) -> Result<Self, InitError> {
+        let executor = ExecutorConfig::Tensorlake(Box::new(tensorlake));
+        Self::init(ForgeConfig::new(directory, executor).model(model)).await
     }
 
     /// The environment; it implements the ports.

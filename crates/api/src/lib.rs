@@ -37,6 +37,10 @@ pub use forge_app::{
 // The contracts are part of this interface, all of them and by intention.
 pub use forge_domain::*;
 pub use forge_infra_model::{ModelConfig, ModelConfigError, Provider};
-/// What holds a key in a [`ModelConfig`].
+pub use forge_infra_tensorlake::{
+    AddressError, ConfigError as TensorlakeConfigError, Resources, TensorlakeConfig,
+    TensorlakeEnvironment, wait_for_reapers,
+};
+/// What holds a key in a [`ModelConfig`] or [`TensorlakeConfig`].
 pub use secrecy::SecretString;
 pub use turn::{Turn, TurnCanceller};

@@ -413,3 +413,24 @@ mod served {
         assert_eq!((report.outcome, report.text.as_str()), (TurnOutcome::Done, "I see."));
     }
 }
+
+#[tokio::test]
+async fn a_program_uses_a_microvm_by_one_entry() {
+    use forge_api::{ModelConfig, SecretString, TensorlakeConfig};
+    use forge_tensorlake_testserver::{ServerOptions, TestServer};
+
+    let directory = tempfile::tempdir().unwrap();
+    let project = directory.path().canonicalize().unwrap();
+    let options = ServerOptions { workspace: Some(project.clone()), ..ServerOptions::default() };
+    let server = TestServer::start(options).await.unwrap();
+    let tensorlake = TensorlakeConfig::new(SecretString::from("tl_s3cret")).api_url(server.url());
+    let model = ModelConfig::new().model(ModelId::parse("ollama/none").unwrap());
+    let forge = ForgeAPI::init_with_tensorlake(&project, tensorlake, model).await.unwrap();
+    let request = CommandRequest::new(Program::shell("pwd; echo made > file"));
+    let exit = forge.executor().run(request, CommandIo::detached()).await.unwrap();
+    assert_eq!(exit.output.interleaved(), format!("{}\n", project.display()).into_bytes());
+    assert_eq!(std::fs::read_dir(&project).unwrap().count(), 0);
+    assert!(!format!("{forge:?}").contains("s3cret"));
+    forge.close().await.unwrap();
+    assert_eq!((server.count("POST", "/sandboxes"), server.running().len()), (1, 0));
+}

@@ -4,13 +4,16 @@
 //! They are declared in both places and [joined](CommonOptions::join) here, since what clap calls a
 //! global option forgets the first of two `--env` when they stand on both sides.
 
+use std::convert::Infallible;
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::builder::styling::{AnsiColor, Style, Styles};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use secrecy::SecretString;
 
 const STYLES: Styles = Styles::styled()
     .header(Style::new().bold())
@@ -30,7 +33,7 @@ const STYLES: Styles = Styles::styled()
     styles = STYLES,
     max_term_width = 90,
     disable_help_subcommand = true,
-    override_usage = "forge --local [OPTIONS]\n       forge --local -p <TEXT>\n       forge --local exec [--] <ARGV>…",
+    override_usage = "forge [OPTIONS]\n       forge [OPTIONS] -p <TEXT>\n       forge [OPTIONS] exec [--] <ARGV>…",
     after_help = "Without a subcommand and without -p, forge is interactive.\n\
                   Exit codes and settings: docs/command-line.md"
 )]
@@ -54,7 +57,7 @@ pub(crate) enum Verb {
     /// Its stdin, stdout and stderr are passed through byte by byte, except that a terminal is not
     /// passed on as stdin. Its exit code is returned; forge's own codes are 124 (timed out),
     /// 125 (forge failed or wrong usage), 126, 127 and 130.
-    Exec(ExecArguments),
+    Exec(Box<ExecArguments>),
     /// Print a completion script for a shell
     Completions(CompletionsArguments),
 }
@@ -62,7 +65,7 @@ pub(crate) enum Verb {
 /// `forge exec`.
 #[derive(Debug, Args)]
 #[command(
-    override_usage = "forge --local exec [OPTIONS] [--] <ARGV>…\n       forge --local exec [OPTIONS] -c <SHELL>"
+    override_usage = "forge exec [OPTIONS] [--] <ARGV>…\n       forge exec [OPTIONS] -c <SHELL>"
 )]
 pub(crate) struct ExecArguments {
     #[command(flatten)]
@@ -91,9 +94,34 @@ pub(crate) struct CommonOptions {
     /// Run commands on this machine, without any isolation
     #[arg(long)]
     pub(crate) local: bool,
-    /// Where commands run
+    /// Run commands in a Tensorlake microVM. Other users of this machine see a key that is given
+    /// here; TENSORLAKE_API_KEY or a file shows it to nobody
+    #[arg(long, value_name = "API_KEY", allow_hyphen_values = true)]
+    pub(crate) tensorlake: Option<TypedKey>,
+    /// The same, with the key in a file that only you can read
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tensorlake_key_file: Option<PathBuf>,
+    /// Tensorlake's address [env: TENSORLAKE_API_URL] [default: https://api.tensorlake.ai]
+    #[arg(long, value_name = "URL")]
+    pub(crate) tensorlake_url: Option<String>,
+    /// Where commands run; tensorlake takes its key from TENSORLAKE_API_KEY
     #[arg(long, value_name = "NAME")]
     pub(crate) executor: Option<ExecutorName>,
+    /// Which network commands have in a microVM [default: full]
+    #[arg(long, value_name = "WHICH")]
+    pub(crate) network: Option<NetworkName>,
+    /// How many processors a microVM has [default: 1]
+    #[arg(long, value_name = "N", value_parser = parse_cpus)]
+    pub(crate) cpus: Option<f64>,
+    /// How much memory a microVM has (512m, 4g) [default: 1g]
+    #[arg(long, value_name = "SIZE", value_parser = parse_memory)]
+    pub(crate) memory: Option<Mebibytes>,
+    /// The image that a microVM starts from
+    #[arg(long, value_name = "IMAGE")]
+    pub(crate) image: Option<String>,
+    /// Leave the microVM running at the end, and say its id
+    #[arg(long)]
+    pub(crate) keep_vm: bool,
     /// Work in this directory
     #[arg(short = 'C', long, value_name = "DIR")]
     pub(crate) directory: Option<PathBuf>,
@@ -135,9 +163,36 @@ pub(crate) struct TaskOptions {
 /// The environments there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ExecutorName {
+    /// A Tensorlake microVM
+    Tensorlake,
     /// This machine, without any isolation
     Local,
 }
+
+/// Which network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum NetworkName {
+    /// None but the microVM's own loopback
+    None,
+    /// The internet
+    Full,
+}
+
+/// A key as it was typed. `Debug` hides it.
+#[derive(Debug, Clone)]
+pub(crate) struct TypedKey(pub(crate) SecretString);
+
+impl FromStr for TypedKey {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(Self(SecretString::from(text)))
+    }
+}
+
+/// An amount of memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Mebibytes(pub(crate) u64);
 
 /// When to use colour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
@@ -183,7 +238,15 @@ impl CommonOptions {
         env.extend(after.env);
         Self {
             local: self.local || after.local,
+            tensorlake: after.tensorlake.or(self.tensorlake),
+            tensorlake_key_file: after.tensorlake_key_file.or(self.tensorlake_key_file),
+            tensorlake_url: after.tensorlake_url.or(self.tensorlake_url),
             executor: after.executor.or(self.executor),
+            network: after.network.or(self.network),
+            cpus: after.cpus.or(self.cpus),
+            memory: after.memory.or(self.memory),
+            image: after.image.or(self.image),
+            keep_vm: self.keep_vm || after.keep_vm,
             directory: after.directory.or(self.directory),
             env,
             timeout: after.timeout.or(self.timeout),
@@ -203,6 +266,31 @@ impl TaskOptions {
             ask: after.ask.or(self.ask),
             output_format: after.output_format.or(self.output_format),
         }
+    }
+}
+
+/// Reads a number of processors.
+fn parse_cpus(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(cpus) if cpus.is_finite() && cpus > 0.0 && cpus <= 1024.0 => Ok(cpus),
+        _ => Err("it must be a number above 0, as 2 or 0.5".to_owned()),
+    }
+}
+
+/// Reads an amount of memory: `512m`, `4g`, `4GiB`, or a bare number of mebibytes.
+fn parse_memory(text: &str) -> Result<Mebibytes, String> {
+    let lower = text.trim().to_ascii_lowercase();
+    let digits = lower.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let factor = match &lower[digits.len()..] {
+        "" | "m" | "mb" | "mib" => Some(1),
+        "g" | "gb" | "gib" => Some(1024),
+        "t" | "tb" | "tib" => Some(1024 * 1024),
+        _ => None,
+    };
+    let number: Option<u64> = digits.trim().parse().ok();
+    match number.zip(factor).and_then(|(number, factor)| number.checked_mul(factor)) {
+        Some(mebibytes) if mebibytes > 0 => Ok(Mebibytes(mebibytes)),
+        _ => Err("write it as 512m or 4g".to_owned()),
     }
 }
 
@@ -241,6 +329,23 @@ mod tests {
         assert_eq!((joined.verbose, joined.local), (3, true));
         assert_eq!(joined.directory, Some(PathBuf::from("/b")));
         assert_eq!(exec.argv, ["ls", "-v"]);
+    }
+
+    #[test]
+    fn memory_is_read_with_its_unit() {
+        for (text, expected) in [("512", 512), ("512m", 512), ("4g", 4096), ("2 GiB", 2048)] {
+            assert_eq!(parse_memory(text), Ok(Mebibytes(expected)), "{text}");
+        }
+        for text in ["", "0", "g", "4x", "-1g", "99999999999999t"] {
+            assert!(parse_memory(text).is_err(), "{text}");
+        }
+        assert!(parse_cpus("0.5").is_ok() && parse_cpus("0").is_err() && parse_cpus("x").is_err());
+    }
+
+    #[test]
+    fn a_typed_key_shows_nowhere() {
+        let arguments = Arguments::try_parse_from(["forge", "--tensorlake", "tl_s3cret"]).unwrap();
+        assert!(!format!("{arguments:?}").contains("s3cret"));
     }
 
     #[test]

@@ -94,6 +94,7 @@ struct ProjectFile {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum WrittenExecutor {
+    Tensorlake,
     Local,
 }
 
@@ -199,7 +200,10 @@ fn position(text: &str, span: Option<Range<usize>>) -> (usize, usize) {
 fn parse_user(path: &Path, text: &str) -> Result<Configuration, ConfigurationError> {
     let file: UserFile = parse(path, text)?;
     Ok(Configuration {
-        executor: file.executor.map(|WrittenExecutor::Local| ExecutorName::Local),
+        executor: file.executor.map(|executor| match executor {
+            WrittenExecutor::Tensorlake => ExecutorName::Tensorlake,
+            WrittenExecutor::Local => ExecutorName::Local,
+        }),
         model: file.model,
         env: file.env,
         timeout: file.timeout.map(|written| written.0),

@@ -16,6 +16,7 @@ use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use crate::closing;
 use crate::exit::Conclusion;
 use crate::failure::{self, Failure};
 use crate::settings::Settings;
@@ -90,9 +91,7 @@ pub(crate) async fn run(
         }
         // Leaving this block drops a command that is still running, which kills it.
     };
-    if let Err(error) = api.close().await {
-        failure::warn(&Failure::from(error).message(), paint);
-    }
+    closing::close(&api, &settings.choice, paint).await;
     if let Some(trouble) = streams.take_trouble() {
         return Err(trouble.into());
     }

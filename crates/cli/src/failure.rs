@@ -3,7 +3,8 @@
 use std::error::Error as _;
 
 use forge_api::{
-    CommandError, EnvironmentError, HostError, InitError, ModelError, OutputStream, TurnError,
+    CommandError, EnvironmentError, EnvironmentKind, HostError, InitError, ModelError,
+    OutputStream, TensorlakeConfigError, TurnError,
 };
 use thiserror::Error;
 
@@ -65,6 +66,13 @@ impl Failure {
                     HostError::Io { .. } => Conclusion::ForgeFailed,
                 },
                 InitError::Model(_) => Conclusion::WrongUsage,
+                InitError::Tensorlake(error) => match error {
+                    TensorlakeConfigError::Address(_)
+                    | TensorlakeConfigError::Key
+                    | TensorlakeConfigError::Path { .. }
+                    | TensorlakeConfigError::Header { .. } => Conclusion::WrongUsage,
+                    TensorlakeConfigError::Client(_) => Conclusion::ForgeFailed,
+                },
             },
             Self::Command(error) => match error {
                 CommandError::NotFound { .. } => Conclusion::CommandNotFound,
@@ -90,13 +98,19 @@ impl Failure {
     /// What the user can do about it, where there is something.
     pub(crate) fn hint(&self) -> Option<String> {
         match self {
-            Self::Settings(SettingsError::Choice(ChoiceError::Missing)) => {
-                Some("--local runs them on this machine, without any isolation".to_owned())
-            }
+            Self::Settings(SettingsError::Choice(ChoiceError::Missing)) => Some(
+                "TENSORLAKE_API_KEY or --tensorlake-key-file runs them in a microVM; --local runs \
+                     them on this machine, without any isolation"
+                    .to_owned(),
+            ),
+            Self::Settings(SettingsError::Choice(error)) => choice_hint(error),
             Self::Model(ModelSettingsError::Name(_)) => {
                 Some("write it as provider/name, as in openai/gpt-5".to_owned())
             }
             Self::Turn(TurnError::Model(error)) => model_hint(error),
+            Self::Command(CommandError::Environment(error))
+            | Self::Turn(TurnError::Environment(error))
+            | Self::Environment(error) => environment_hint(error),
             Self::Init(InitError::Host(HostError::Unsuitable { .. })) => {
                 Some("change into a project's directory, or name one with -C".to_owned())
             }
@@ -119,6 +133,36 @@ impl Failure {
         }
         clean(&message)
     }
+}
+
+fn environment_hint(error: &EnvironmentError) -> Option<String> {
+    match error {
+        EnvironmentError::ContactLost { environment: EnvironmentKind::Tensorlake, .. } => {
+            Some("check the network, the proxy variables and --tensorlake-url".to_owned())
+        }
+        EnvironmentError::ContactLost { .. }
+        | EnvironmentError::AccessRefused { .. }
+        | EnvironmentError::Unavailable { .. }
+        | EnvironmentError::Closed { .. } => None,
+    }
+}
+
+fn choice_hint(error: &ChoiceError) -> Option<String> {
+    Some(match error {
+        ChoiceError::SubcommandAsKey { name } => format!(
+            "give the key before it (forge --tensorlake KEY {name} …), or set TENSORLAKE_API_KEY and \
+             leave the option out"
+        ),
+        ChoiceError::NoKey => {
+            "set TENSORLAKE_API_KEY, or name a file with --tensorlake-key-file".to_owned()
+        }
+        ChoiceError::KeyFileMode { path, .. } => format!("chmod 600 {}", path.display()),
+        ChoiceError::Missing
+        | ChoiceError::Two { .. }
+        | ChoiceError::KeyFile { .. }
+        | ChoiceError::KeyFileEmpty { .. }
+        | ChoiceError::NotForLocal { .. } => return None,
+    })
 }
 
 fn model_hint(error: &ModelError) -> Option<String> {
@@ -149,6 +193,11 @@ pub(crate) fn print(failure: &Failure, paint: Paint) {
 /// Prints a warning to stderr.
 pub(crate) fn warn(message: &str, paint: Paint) {
     say(&format!("{} {}\n", paint.paint(Role::Warning, "warning:"), clean(message)));
+}
+
+/// Says something on stderr that is no trouble.
+pub(crate) fn note(message: &str, paint: Paint) {
+    say(&format!("{} {}\n", paint.paint(Role::Strong, "note:"), clean(message)));
 }
 
 fn say(text: &str) {

@@ -6,11 +6,13 @@
 
 mod arguments;
 mod choice;
+mod closing;
 mod configuration;
 mod exec;
 mod exit;
 mod failure;
 mod interactive;
+mod keyfile;
 mod logging;
 mod model;
 mod program;
@@ -25,8 +27,17 @@ mod turn;
 mod variables;
 mod writer;
 
+/// How long the deletion of what a failure left behind is waited for.
+const REAPER_LIMIT: std::time::Duration = std::time::Duration::from_secs(12);
+
 fn main() {
-    let code = program::run();
+    // What a panic unwinds drops its environment; the message is printed by then.
+    let code = std::panic::catch_unwind(program::run);
+    let left = forge_api::wait_for_reapers(REAPER_LIMIT);
+    if left > 0 {
+        failure::warn(&format!("{left} microVMs may still run"), terminal::Paint::Plain);
+    }
+    let code = code.unwrap_or_else(|_| exit::Conclusion::ForgeFailed.exit_code(exit::Verb::Exec));
     // Everything is flushed and closed here; a thread that still waits for stdin must not hold the
     // process, so `main` does not return.
     std::process::exit(i32::from(code.number()))

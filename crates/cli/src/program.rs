@@ -8,9 +8,10 @@ use clap::{CommandFactory, Parser};
 use forge_api::OutputStream;
 
 use crate::arguments::{Arguments, ColorWhen, OutputFormat, Verb as Subcommand};
+use crate::choice::{self, ChoiceError};
 use crate::exit::{Conclusion, ExitCode, Verb};
 use crate::failure::{self, Failure};
-use crate::settings::Settings;
+use crate::settings::{Settings, SettingsError};
 use crate::terminal::{self, Paint};
 use crate::writer::{self, WriteError};
 use crate::{exec, interactive, logging, stdin, task};
@@ -25,6 +26,7 @@ pub(crate) fn run() -> ExitCode {
     let Arguments { common, task, prompt, subcommand } = parsed;
     match subcommand {
         Some(Subcommand::Exec(exec)) => {
+            let exec = *exec;
             let settings = || {
                 if prompt.is_some() {
                     return Err(Failure::Usage("-p and exec cannot be used together".to_owned()));
@@ -89,6 +91,9 @@ where
             let message = format!("--env {name}: it is not set here, so commands do not get it");
             failure::warn(&message, paint);
         }
+        if let Some(warning) = settings.choice.warning() {
+            failure::warn(warning, paint);
+        }
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -109,6 +114,16 @@ where
     conclusion.exit_code(verb)
 }
 
+/// The subcommand that stands where `--tensorlake` takes its key. The rest of such a line is parsed as
+/// something that nobody meant.
+fn subcommand_as_key(arguments: &[OsString]) -> Option<Failure> {
+    let before = arguments.iter().skip(1).take_while(|argument| *argument != "--");
+    let mut before = before.skip_while(|argument| *argument != "--tensorlake").skip(1);
+    let name = before.next()?.to_str()?.to_owned();
+    let error = ChoiceError::SubcommandAsKey { name: name.clone() };
+    choice::SUBCOMMANDS.contains(&&*name).then(|| SettingsError::from(error).into())
+}
+
 /// Says what is wrong with the arguments, or the help and version that they ask for.
 fn refuse(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
     let paint = Paint::choose(
@@ -118,6 +133,10 @@ fn refuse(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
             false => OutputStream::Stdout,
         },
     );
+    if let Some(failure) = subcommand_as_key(arguments) {
+        failure::print(&failure, paint);
+        return failure.conclusion().exit_code(verb(arguments));
+    }
     let rendered = error.render();
     let text = match paint {
         Paint::Colored => rendered.ansi().to_string(),

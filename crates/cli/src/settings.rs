@@ -4,11 +4,11 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use forge_api::{AgentConfig, AskPolicy, ForgeConfig, VariableName};
+use forge_api::{AgentConfig, AskPolicy, ForgeConfig, SecretString, VariableName};
 use thiserror::Error;
 
 use crate::arguments::{AskWhich, ColorWhen, CommonOptions, OutputFormat, TaskOptions};
-use crate::choice::{self, Choice, ChoiceError};
+use crate::choice::{self, Choice, ChoiceError, TensorlakeVariables};
 use crate::configuration::{self, ConfigurationError};
 use crate::variables::{self, CommandVariables, EnvArgumentError};
 
@@ -74,10 +74,10 @@ impl Settings {
     pub(crate) fn decide(common: CommonOptions, task: TaskOptions) -> Result<Self, SettingsError> {
         let directory = common.directory.clone().unwrap_or_else(|| PathBuf::from("."));
         let configured = configuration::read(&directory)?;
-        let choice = choice::choose(&common, configured.executor)?;
+        let choice = choice::choose(&common, configured.executor, tensorlake_variables()?)?;
         let mut named: Vec<OsString> = configured.env.into_iter().map(Into::into).collect();
         named.extend(common.env);
-        let variables = variables::for_commands(choice, &named, std::env::vars_os())?;
+        let variables = variables::for_commands(&choice, &named, std::env::vars_os())?;
         let from_variable =
             variables::text("FORGE_MODEL").map_err(|name| SettingsError::Variable { name })?;
         Ok(Self {
@@ -130,6 +130,16 @@ impl Settings {
     pub(crate) fn unset_variables(&self) -> &[VariableName] {
         &self.variables.unset
     }
+}
+
+fn tensorlake_variables() -> Result<TensorlakeVariables, SettingsError> {
+    let text = |name| variables::text(name).map_err(|name| SettingsError::Variable { name });
+    Ok(TensorlakeVariables {
+        key: text("TENSORLAKE_API_KEY")?.map(SecretString::from),
+        url: text("TENSORLAKE_API_URL")?,
+        organization: text("TENSORLAKE_ORGANIZATION_ID")?,
+        project: text("TENSORLAKE_PROJECT_ID")?,
+    })
 }
 
 /// Where forge keeps what it keeps: `FORGE_STATE_DIR`, else `forge` in `XDG_STATE_HOME`, else

@@ -7,8 +7,9 @@ use futures_util::StreamExt as _;
 use tokio::time::sleep;
 
 use crate::arguments::{AskWhich, OutputFormat};
+use crate::closing;
 use crate::exit::{Conclusion, Verb};
-use crate::failure::{self, Failure};
+use crate::failure::Failure;
 use crate::model;
 use crate::questions::{Desk, Terminal};
 use crate::rendering::{Glyphs, JsonReport, Progress, Transcript, describe};
@@ -87,9 +88,7 @@ async fn converse(
     }
     let mut driver = Driver { signals, questions, terminal };
     let result = one_turn(&api, prompt, &mut driver, view).await;
-    if let Err(error) = api.close().await {
-        failure::warn(&Failure::from(error).message(), paint);
-    }
+    closing::close(&api, &settings.choice, paint).await;
     result
 }
 

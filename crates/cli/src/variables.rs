@@ -51,7 +51,7 @@ pub(crate) fn text(name: &'static str) -> Result<Option<String>, &'static str> {
 /// # Errors
 /// An argument has no name, or a value that no command can get.
 pub(crate) fn for_commands(
-    choice: Choice,
+    choice: &Choice,
     arguments: &[OsString],
     own: impl Iterator<Item = (OsString, OsString)>,
 ) -> Result<CommandVariables, EnvArgumentError> {
@@ -112,7 +112,7 @@ mod tests {
 
     fn shown(arguments: &[&str]) -> Result<(Vec<String>, Vec<String>), String> {
         let arguments: Vec<OsString> = arguments.iter().map(Into::into).collect();
-        let actual = for_commands(Choice::Local, &arguments, own())
+        let actual = for_commands(&Choice::Local, &arguments, own())
             .map_err(|error| format!("{error}: {}", error.source))?;
         let variables = actual
             .variables

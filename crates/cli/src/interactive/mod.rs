@@ -9,6 +9,7 @@ use forge_api::{Conversation, ForgeAPI, OutputStream, Signal};
 use tokio::time::timeout;
 
 use crate::arguments::AskWhich;
+use crate::closing;
 use crate::exit::Conclusion;
 use crate::failure::{self, Failure};
 use crate::model;
@@ -55,9 +56,7 @@ pub(crate) async fn run(settings: Settings) -> Result<Conclusion, Failure> {
     };
     let result = session.converse(&api).await;
     session.editor.stop();
-    if let Err(error) = api.close().await {
-        failure::warn(&Failure::from(error).message(), paint);
-    }
+    closing::close(&api, &settings.choice, paint).await;
     result
 }
 
@@ -188,7 +187,7 @@ fn banner(
         AskWhich::Never => "you are not asked before commands",
     };
     let lines = [
-        ("environment", settings.choice.banner().to_owned()),
+        ("environment", settings.choice.banner()),
         ("", asked.to_owned()),
         ("model", model),
         ("workspace", api.workspace().root.display().to_string()),

@@ -7,5 +7,6 @@ mod exec;
 mod harness;
 mod signals;
 mod task;
+mod tensorlake;
 mod terminal;
 mod usage;

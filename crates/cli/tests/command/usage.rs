@@ -15,7 +15,8 @@ fn refused(world: &World, arguments: &[&str], code: i32) -> String {
 fn without_an_environment_forge_refuses_and_names_local() {
     let world = World::new();
     let expected = "error: no environment was chosen for commands to run in\n\
-                    hint: --local runs them on this machine, without any isolation\n";
+                    hint: TENSORLAKE_API_KEY or --tensorlake-key-file runs them in a microVM; \
+                    --local runs them on this machine, without any isolation\n";
     assert_eq!(refused(&world, &["exec", "--", "true"], 125), expected);
     assert_eq!(refused(&world, &["-p", "go"], 2), expected);
     assert_eq!(refused(&world, &[], 2), expected);

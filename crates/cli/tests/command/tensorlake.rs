@@ -1,0 +1,336 @@
+//! `forge --tensorlake`, against a server on the loopback that really executes: in a mount namespace of its
+//! own, so that nothing of a project on this machine is touched.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::{Child, Command};
+
+use forge_scripted_model::Script;
+use forge_tensorlake_testserver::{Creation, Daemon, ServerOptions, TestServer};
+use pretty_assertions::assert_eq;
+use rustix::process::Signal;
+use tokio::runtime::Runtime;
+
+use crate::harness::{Ended, Server, World, is_alive, run, run_with_stdin, send, wait, wait_until};
+
+const KEY: &str = "tl_s3cret";
+const WARNING: &str = "warning: the project's files are not brought into the microVM yet: its \
+                       workspace is an empty directory, and what is written there is lost at the end\n";
+
+/// A world and a server whose processes see another project.
+struct Cloud {
+    world: World,
+    server: TestServer,
+    _runtime: Runtime,
+}
+
+impl Cloud {
+    fn new(daemon: Daemon, creation: Creation) -> Self {
+        let world = World::new();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let options = ServerOptions {
+            daemon,
+            creation,
+            key: Some(KEY.to_owned()),
+            workspace: Some(world.project()),
+            ..ServerOptions::default()
+        };
+        let server = runtime.block_on(TestServer::start(options)).unwrap();
+        Self { world, server, _runtime: runtime }
+    }
+
+    fn usual() -> Self {
+        Self::new(Daemon::WithRun, Creation::Running)
+    }
+
+    /// `forge` with the server and the key in its variables.
+    fn forge(&self, arguments: &[&str]) -> Command {
+        let mut command = self.world.forge(arguments);
+        command.env("TENSORLAKE_API_KEY", KEY).env("TENSORLAKE_API_URL", self.server.url());
+        command
+    }
+
+    fn deletions(&self) -> usize {
+        self.server.requests().iter().filter(|request| request.method == "DELETE").count()
+    }
+
+    fn creations(&self) -> usize {
+        self.server.count("POST", "/sandboxes")
+    }
+
+    /// Everything was made once and ended once.
+    fn is_settled(&self) {
+        assert_eq!((self.creations(), self.deletions()), (1, 1));
+        assert_eq!(self.server.running(), [""; 0]);
+    }
+}
+
+#[test]
+fn a_command_runs_at_the_projects_path_and_leaves_the_project_alone() {
+    let cloud = Cloud::usual();
+    cloud.world.write("project/kept", "kept\n");
+    let script = "pwd; ls; echo x > made; rm -rf -- \"$PWD\"/*; exit 7";
+    let actual = run(&mut cloud.forge(&["exec", "-c", script]));
+    let expected = Ended {
+        code: Some(7),
+        stdout: format!("{}\n", cloud.world.project().display()),
+        stderr: WARNING.to_owned(),
+    };
+    assert_eq!(actual, expected);
+    assert_eq!(fs::read_to_string(cloud.world.project().join("kept")).unwrap(), "kept\n");
+    assert_eq!(fs::read_dir(cloud.world.project()).unwrap().count(), 1);
+    cloud.is_settled();
+}
+
+#[test]
+fn a_command_is_one_request() {
+    let cloud = Cloud::usual();
+    let actual = run(&mut cloud.forge(&["exec", "--", "true"]));
+    assert_eq!(actual.code, Some(0));
+    let requests: Vec<String> =
+        cloud.server.requests().iter().map(|r| format!("{} {}", r.method, r.path)).collect();
+    let sandboxes = "/v1/namespaces/default/sandboxes";
+    assert_eq!(requests.len(), 3, "{requests:?}");
+    assert_eq!(requests[0], format!("POST {sandboxes}"));
+    assert_eq!(requests[1], "POST /api/v1/processes/run");
+    assert!(requests[2].starts_with(&format!("DELETE {sandboxes}/sb")), "{requests:?}");
+}
+
+fn fifty_calls(daemon: Daemon, creation: Creation) {
+    let cloud = Cloud::new(daemon, creation);
+    let model = Server::start(Script::shell_commands(50));
+    let url = cloud.server.url();
+    let options = ["--tensorlake", KEY, "--tensorlake-url", &url];
+    let mut command =
+        cloud.world.forge(&[&options[..], &["-m", "openai/scripted", "-p", "go"]].concat());
+    model.tell(&mut command);
+    let actual = run(&mut command);
+    let expected = (Some(0), "All 50 commands ran.\n".to_owned(), WARNING.to_owned());
+    assert_eq!((actual.code, actual.stdout, actual.stderr), expected);
+    let results = model.results();
+    assert_eq!(results.len(), 50);
+    for (at, result) in results.iter().enumerate() {
+        assert!(result.contains(&format!("step-{}\n", at + 1)), "{at}: {result}");
+    }
+    cloud.is_settled();
+    assert_eq!(fs::read_dir(cloud.world.project()).unwrap().count(), 0);
+}
+
+#[test]
+fn fifty_calls_of_a_model_run_with_run() {
+    fifty_calls(Daemon::WithRun, Creation::Running);
+}
+
+#[test]
+fn fifty_calls_of_a_model_run_with_the_open_daemon() {
+    fifty_calls(Daemon::Open, Creation::Running);
+}
+
+#[test]
+fn fifty_calls_of_a_model_run_after_a_creation_that_is_pending() {
+    fifty_calls(Daemon::WithRun, Creation::Pending);
+}
+
+#[test]
+fn fifty_calls_of_a_model_run_after_a_creation_that_took_too_long() {
+    fifty_calls(Daemon::WithRun, Creation::TimedOut);
+}
+
+fn bytes_survive(daemon: Daemon) {
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    let mut random = move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()[0]
+    };
+    for length in [0, 1, 5_000_000] {
+        let cloud = Cloud::new(daemon, Creation::Running);
+        let bytes: Vec<u8> = (0..length).map(|_| random()).collect();
+        let actual = run_with_stdin(&mut cloud.forge(&["exec", "--", "cat"]), &bytes);
+        assert!(actual.stdout == bytes, "{length}: {} came back", actual.stdout.len());
+        assert_eq!(actual.status.code(), Some(0));
+        cloud.is_settled();
+    }
+}
+
+#[test]
+fn any_bytes_go_in_and_come_out_with_run() {
+    bytes_survive(Daemon::WithRun);
+}
+
+#[test]
+fn any_bytes_go_in_and_come_out_with_the_open_daemon() {
+    bytes_survive(Daemon::Open);
+}
+
+#[test]
+fn a_command_that_is_not_there_is_127_and_one_that_cannot_be_executed_126() {
+    let cloud = Cloud::usual();
+    let missing = run(&mut cloud.forge(&["exec", "--", "no-such-program"]));
+    assert_eq!(missing.code, Some(127), "{}", missing.stderr);
+    let denied = run(&mut cloud.forge(&["exec", "--", "/etc/passwd"]));
+    assert_eq!(denied.code, Some(126), "{}", denied.stderr);
+}
+
+/// Starts a command that says the number of its process, and waits until it has.
+fn started(cloud: &Cloud, arguments: &[&str]) -> (Child, String) {
+    let script = "echo $$ > /tmp/pid.new; mv /tmp/pid.new /tmp/pid; exec sleep 1000";
+    let arguments = [&["exec"], arguments, &["-c", script]].concat();
+    let child = cloud.forge(&arguments).spawn().unwrap();
+    let mut pid = String::new();
+    wait_until("the command has begun", || {
+        let directories = fs::read_dir(cloud.server.directory()).unwrap().flatten();
+        let files = directories.map(|sandbox| sandbox.path().join("tmp/pid"));
+        pid = files.filter_map(|file| fs::read_to_string(file).ok()).collect();
+        !pid.is_empty()
+    });
+    (child, pid.trim().to_owned())
+}
+
+#[test]
+fn every_signal_ends_the_command_and_deletes_the_microvm() {
+    for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143), (Signal::HUP, 129)] {
+        let cloud = Cloud::usual();
+        let (child, pid) = started(&cloud, &[]);
+        assert!(is_alive(&pid));
+        send(&child, signal);
+        assert_eq!(wait(child).code, Some(code));
+        wait_until("the command is gone", || !is_alive(&pid));
+        cloud.is_settled();
+    }
+}
+
+#[test]
+fn a_time_limit_is_124_and_deletes_the_microvm() {
+    let cloud = Cloud::usual();
+    let actual = run(&mut cloud.forge(&["exec", "--timeout", "1s", "--", "sleep", "1000"]));
+    assert_eq!(actual.code, Some(124));
+    assert!(actual.stderr.contains("ran for longer than 1s"), "{}", actual.stderr);
+    cloud.is_settled();
+}
+
+#[test]
+fn an_error_deletes_the_microvm() {
+    let cloud = Cloud::usual();
+    let actual = run(&mut cloud.forge(&["exec", "-C", ".", "--", "/no/such/program"]));
+    assert_eq!(actual.code, Some(127));
+    cloud.is_settled();
+}
+
+#[test]
+fn a_microvm_that_is_kept_is_named_and_its_command_is_ended() {
+    let cloud = Cloud::usual();
+    let (child, pid) = started(&cloud, &["--keep-vm"]);
+    send(&child, Signal::TERM);
+    let actual = wait(child);
+    assert_eq!(actual.code, Some(143));
+    wait_until("the command is gone", || !is_alive(&pid));
+    let [id] = &cloud.server.running()[..] else { panic!("{:?}", cloud.server.running()) };
+    let note = format!("note: the microVM {id} was left running\n");
+    assert!(actual.stderr.ends_with(&note), "{}", actual.stderr);
+    assert_eq!(cloud.deletions(), 0);
+}
+
+#[test]
+fn variables_reach_commands_only_by_name() {
+    let cloud = Cloud::usual();
+    let mut command = cloud.forge(&["exec", "--env", "GIVEN", "--env", "SET=a b", "-c", "env"]);
+    let actual = run(command.env("GIVEN", "given").env("SECRET", "s3cret"));
+    let lines: Vec<&str> = actual.stdout.lines().collect();
+    assert!(lines.contains(&"GIVEN=given") && lines.contains(&"SET=a b"), "{lines:?}");
+    assert!(lines.iter().any(|line| line.starts_with("PATH=/")), "{lines:?}");
+    assert!(!actual.stdout.contains("s3cret"), "{lines:?}");
+}
+
+#[test]
+fn the_key_is_in_no_output() {
+    let cloud = Cloud::usual();
+    let model = Server::start(Script::shell_commands(2));
+    let mut runs = vec![
+        cloud.forge(&["-vv", "exec", "-c", "env; cat /proc/self/environ; exit 3"]),
+        cloud.forge(&["-vv", "-m", "openai/scripted", "-p", "go"]),
+        cloud.forge(&["--help"]),
+        cloud.forge(&["exec", "--help"]),
+        cloud.forge(&["--tensorlake-url", "http://127.0.0.1:1", "-vv", "exec", "--", "true"]),
+        cloud.forge(&["--tensorlake-url", "nonsense", "exec", "--", "true"]),
+        cloud.forge(&["--tensorlake", "tl_s3cret_but_wrong", "-vv", "exec", "--", "true"]),
+    ];
+    for command in &mut runs {
+        model.tell(command);
+        let actual = run(command);
+        let whole = format!("{}{}", actual.stdout, actual.stderr);
+        assert!(!whole.contains("s3cret"), "{command:?}: {whole}");
+        assert!(!whole.is_empty());
+    }
+}
+
+#[test]
+fn a_key_that_is_not_accepted_is_said_at_once_with_what_to_check() {
+    let cloud = Cloud::usual();
+    let actual = run(&mut cloud.forge(&["--tensorlake", "wrong", "exec", "--", "true"]));
+    assert_eq!(actual.code, Some(125));
+    assert!(actual.stderr.contains("check that it is whole"), "{}", actual.stderr);
+    assert_eq!(cloud.server.requests().len(), 1);
+}
+
+#[test]
+fn a_key_file_is_taken_only_where_nobody_else_can_read_it() {
+    let cloud = Cloud::usual();
+    cloud.world.write("home/key", &format!("{KEY}\n"));
+    let path = cloud.world.home().join("key");
+    let path = path.to_str().unwrap();
+    let exec = || {
+        let url = cloud.server.url();
+        let options = ["--tensorlake-key-file", path, "--tensorlake-url", &url];
+        run(&mut cloud.world.forge(&[&options[..], &["exec", "--", "true"]].concat()))
+    };
+    fs::set_permissions(path, fs::Permissions::from_mode(0o644)).unwrap();
+    let actual = exec();
+    let expected = format!(
+        "error: the key file {path} can be read by others (mode 0644)\nhint: chmod 600 {path}\n"
+    );
+    assert_eq!((actual.code, actual.stderr), (Some(125), expected));
+    assert_eq!(cloud.server.requests(), []);
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+    assert_eq!(exec().code, Some(0));
+}
+
+#[test]
+fn a_subcommand_in_the_place_of_the_key_is_refused_with_advice() {
+    let cloud = Cloud::usual();
+    for (arguments, code) in [
+        (&["--tensorlake", "exec", "--", "true"][..], 125),
+        (&["--tensorlake", "exec", "ls", "-la"], 125),
+        (&["--tensorlake", "serve"], 2),
+    ] {
+        let actual = run(&mut cloud.forge(arguments));
+        let name = arguments[1];
+        let expected = format!(
+            "error: --tensorlake takes a key, and {name:?} is a subcommand\nhint: give the key before \
+             it (forge --tensorlake KEY {name} …), or set TENSORLAKE_API_KEY and leave the option out\n"
+        );
+        assert_eq!((actual.code, actual.stderr), (Some(code), expected), "{arguments:?}");
+    }
+}
+
+#[test]
+fn two_environments_or_options_of_another_one_are_wrong_usage() {
+    let cloud = Cloud::usual();
+    for arguments in [
+        &["--local", "--tensorlake", "k", "exec", "true"][..],
+        &["--local", "exec", "--executor", "tensorlake", "true"],
+        &["--local", "--keep-vm", "exec", "true"],
+        &["--local", "--memory", "2g", "exec", "true"],
+        &["--tensorlake", "k", "--memory", "much", "exec", "true"],
+    ] {
+        let actual = run(&mut cloud.forge(arguments));
+        assert_eq!(actual.code, Some(125), "{arguments:?}: {}", actual.stderr);
+        assert!(actual.stderr.starts_with("error: "), "{arguments:?}: {}", actual.stderr);
+    }
+    assert_eq!(cloud.server.requests(), []);
+}
