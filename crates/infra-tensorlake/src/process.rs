@@ -17,7 +17,7 @@ use crate::sse::Decoder;
 use crate::wire::{LinesResponse, ProcessResponse, StartProcessRequest, StreamEvent};
 
 /// How often a stream that brings nothing new is opened again.
-const FOLLOW_ATTEMPTS: u32 = 6;
+const FOLLOW_ATTEMPTS: u32 = 5;
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
 /// How often a process is asked for that runs on without output.
@@ -385,7 +385,8 @@ impl Process {
             .ready
             .request(&self.client, Method::GET, &path)
             .header("accept", "text/event-stream");
-        let response = self.client.send(request, Repeatable::Yes, &[]).await?;
+        // Whether it is asked again is decided by whoever counts the breaks.
+        let response = self.client.send(request, Repeatable::No, &[]).await?;
         expect_stream(&response)?;
         Ok(Reading::new(response))
     }
