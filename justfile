@@ -14,7 +14,12 @@ test:
 
 # Runs the promises of the ports against every adapter, by name.
 contract:
-    cargo test --package forge-conformance --package forge-infra-local --test conformance
+    cargo test --package forge-conformance --package forge-infra-local --package forge-infra-tensorlake --test conformance
+    cargo test --package forge-infra-tensorlake --test contract --test lifecycle --test hostile --test corpus
+
+# Runs the live test against Tensorlake's real service; needs TENSORLAKE_API_KEY, and costs money.
+live:
+    cargo test --package forge-infra-tensorlake --test live -- --ignored
 
 # What CI checks besides the tests.
 lint:
@@ -23,9 +28,10 @@ lint:
     RUSTDOCFLAGS="--deny warnings" cargo doc --workspace --no-deps --locked
     cargo xtask rooms
 
-# Measures start-up, commands and a session of 50 calls.
+# Measures start-up, commands and a session of 50 calls; and what a microVM's client adds to a command.
 bench:
     cargo bench --package forge-cli
+    cargo bench --package forge-infra-tensorlake
 
 # Shows the main job without a key.
 demo:

@@ -101,8 +101,11 @@ pub(crate) struct CommonOptions {
     /// The same, with the key in a file that only you can read
     #[arg(long, value_name = "FILE")]
     pub(crate) tensorlake_key_file: Option<PathBuf>,
-    /// Tensorlake's address [env: TENSORLAKE_API_URL] [default: https://api.tensorlake.ai]
-    #[arg(long, value_name = "URL")]
+    #[arg(
+        long,
+        value_name = "URL",
+        help = "Tensorlake's address [env: TENSORLAKE_API_URL] [default: https://api.tensorlake.ai]"
+    )]
     pub(crate) tensorlake_url: Option<String>,
     /// Where commands run; tensorlake takes its key from TENSORLAKE_API_KEY
     #[arg(long, value_name = "NAME")]
