@@ -193,6 +193,11 @@ impl Stopping {
 
     fn react(&mut self, arrival: Arrival) -> Reaction {
         match arrival {
+            // There is no command yet that it could be for.
+            Arrival::Interrupt if !self.counts => {
+                self.ended_by = Some(Signal::INT);
+                Reaction::EndAtOnce
+            }
             Arrival::Interrupt => {
                 self.interrupts += 1;
                 if self.interrupts == 1 && self.ended_by.is_none() {

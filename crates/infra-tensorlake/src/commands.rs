@@ -238,6 +238,11 @@ async fn command(
     let _call = Arc::clone(&inner.calls).read_owned().await;
     let mut made_workspace = false;
     let (follower, notices) = loop {
+        // Until there is a sandbox, nobody who waits means that nothing is started.
+        tokio::select! {
+            ready = inner.ready() => drop(ready?),
+            () = abandoned.cancelled() => return Err(closed().into()),
+        }
         let running = tokio::select! {
             running = begin(&inner, &plan) => running?,
             () = inner.closing.cancelled() => return Err(closed().into()),

@@ -13,6 +13,7 @@ use forge_domain::{EnvironmentError, Lifecycle as LifecyclePort, Notice, Workspa
 use futures_core::future::BoxFuture;
 use reqwest::Method;
 use tokio::sync::{Mutex as AsyncMutex, OnceCell, RwLock};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -31,6 +32,8 @@ use crate::wire::{HealthResponse, SandboxResponse};
 
 /// How long a deletion may take, its attempts included.
 const DELETE_LIMIT: Duration = Duration::from_secs(10);
+/// How long a creation that is under way is waited for at the end.
+const CREATION_LIMIT: Duration = Duration::from_secs(10);
 /// How long the commands of a sandbox that is kept may take to end.
 const COMMANDS_LIMIT: Duration = Duration::from_secs(15);
 
@@ -65,11 +68,15 @@ pub(crate) struct Inner {
 #[derive(Default)]
 struct State {
     ready: Option<Ready>,
+    /// A creation that is under way, also where the caller who began it has given up.
+    creation: Option<Creation>,
     /// The last answer about the owned sandbox, from which the wait goes on.
     pending: Option<SandboxResponse>,
     /// Why the sandbox was made anew, until a command's result has said so.
     renewed: Option<String>,
 }
+
+type Creation = JoinHandle<Result<(String, SandboxResponse), EnvironmentError>>;
 
 /// The id of the sandbox that is ours to delete. Whoever takes it deletes it; nobody else does.
 #[derive(Default)]
@@ -172,10 +179,16 @@ impl Inner {
         if let Some(ready) = &state.ready {
             return Ok(ready.clone());
         }
-        let id = match self.owned.get() {
+        let id = match self.owned.get().filter(|_| state.creation.is_none()) {
             Some(id) => id,
             None => {
-                let (id, response) = self.create().await?;
+                let creation = state.creation.get_or_insert_with(|| self.create());
+                let created = tokio::select! {
+                    created = creation => created,
+                    () = self.closing.cancelled() => return Err(closed()),
+                };
+                state.creation = None;
+                let (id, response) = created.unwrap_or_else(|_| Err(cut_off()))?;
                 state.pending = Some(response);
                 id
             }
@@ -281,19 +294,29 @@ impl Inner {
 
     /// In a task, which goes on where the caller gives up. A sandbox that is named after that is owned all
     /// the same, or deleted at once where nobody is left to own it.
-    async fn create(&self) -> Result<(String, SandboxResponse), EnvironmentError> {
+    fn create(&self) -> Creation {
         let (client, lifecycle) = (self.client.clone(), self.lifecycle.clone());
         let (config, owned) = (self.config.clone(), Arc::downgrade(&self.owned));
-        let creation = tokio::spawn(async move {
+        tokio::spawn(async move {
             let created = create(&client, &lifecycle, &config).await?;
             match owned.upgrade() {
                 Some(owned) => owned.set(created.id.clone()),
                 None => reap(client, lifecycle, created.id.clone()).await,
             }
             Ok((created.id, created.response))
-        });
-        creation.await.unwrap_or_else(|_| {
-            Err(unavailable("the creation of a sandbox was cut off".to_owned()))
+        })
+    }
+
+    /// Waits for a creation that nobody waits for any more: its id has to be known to be deleted.
+    async fn end_creation(&self, creation: Option<Creation>) -> Result<(), String> {
+        let Some(creation) = creation else { return Ok(()) };
+        let lifetime = self.config.lifetime;
+        let created = tokio::time::timeout(CREATION_LIMIT, creation).await;
+        created.map(drop).map_err(|_| {
+            format!(
+                "a sandbox was being made, and the server did not say which: it ends by itself after \
+                 {lifetime:?}"
+            )
         })
     }
 
@@ -326,8 +349,8 @@ impl LifecyclePort for TensorlakeEnvironment {
             .closed
             .get_or_init(|| async {
                 inner.closing.cancel();
-                // Waits for a creation that is under way: its id has to be known.
-                let _state = inner.state.lock().await;
+                let mut state = inner.state.lock().await;
+                inner.end_creation(state.creation.take()).await?;
                 if inner.config.keep {
                     inner.end_commands().await
                 } else {
@@ -354,6 +377,10 @@ impl Drop for Inner {
             Err(error) => warn!(sandbox_id = %id, %error, "A sandbox could not be deleted."),
         }
     }
+}
+
+fn cut_off() -> EnvironmentError {
+    unavailable("the creation of a sandbox was cut off".to_owned())
 }
 
 async fn reap(client: Client, lifecycle: Lifecycle, id: String) {

@@ -277,6 +277,38 @@ async fn a_caller_who_gives_up_while_it_is_made_leaks_nothing() {
 }
 
 #[tokio::test]
+async fn whoever_comes_after_one_who_gave_up_gets_the_same_sandbox() {
+    let server = MockServer::start().await;
+    let slow = ResponseTemplate::new(200)
+        .set_body_json(running(&server))
+        .set_delay(Duration::from_millis(300));
+    Mock::given(method("POST")).respond_with(slow).mount(&server).await;
+    delete_answers(&server, 200).await;
+    let sandbox = sandbox(&server);
+    for _ in 0..3 {
+        let gave_up = tokio::time::timeout(Duration::from_millis(30), sandbox.prepare()).await;
+        assert!(gave_up.is_err());
+    }
+    sandbox.prepare().await.unwrap();
+    sandbox.close().await.unwrap();
+    assert_eq!(requests(&server).await, [post(), delete()]);
+}
+
+#[tokio::test]
+async fn a_close_while_the_server_holds_its_answer_back_is_bounded_and_says_what_may_come() {
+    let server = MockServer::start().await;
+    let stalled = ResponseTemplate::new(200)
+        .set_body_json(running(&server))
+        .set_delay(Duration::from_secs(120));
+    Mock::given(method("POST")).respond_with(stalled).mount(&server).await;
+    let sandbox = sandbox(&server);
+    drop(tokio::time::timeout(Duration::from_millis(100), sandbox.prepare()).await);
+    let closed = tokio::time::timeout(Duration::from_secs(60), sandbox.close()).await;
+    let error = closed.unwrap().unwrap_err().to_string();
+    assert!(error.contains("a sandbox was being made") && error.contains("3600s"), "{error}");
+}
+
+#[tokio::test]
 async fn a_close_while_it_is_made_deletes_what_comes_of_it() {
     let server = MockServer::start().await;
     let slow = ResponseTemplate::new(200)
@@ -343,6 +375,59 @@ fn dropping_it_outside_of_any_runtime_deletes_too() {
     });
     drop(sandbox);
     runtime.block_on(until(|| async { count(&server, "DELETE").await == 1 }));
+}
+
+/// A runtime for one thread that is polled no more: whoever deletes cannot count on it, nor on the
+/// connections that it holds.
+#[test]
+fn dropping_it_where_the_runtime_has_ended_or_stands_still_deletes_too() {
+    let servers = tokio::runtime::Runtime::new().unwrap();
+    for ended in [false, true] {
+        let server = servers.block_on(MockServer::start());
+        servers.block_on(create_answers(&server, 200, running(&server)));
+        servers.block_on(delete_answers(&server, 200));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let sandbox = sandbox(&server);
+        runtime.block_on(sandbox.prepare()).unwrap();
+        let still = (!ended).then_some(runtime);
+        drop(sandbox);
+        servers.block_on(until(|| async { count(&server, "DELETE").await == 1 }));
+        drop(still);
+        assert_eq!(servers.block_on(requests(&server)), [post(), delete()], "{ended}");
+    }
+}
+
+#[test]
+fn a_panic_deletes_once_and_the_end_of_the_program_can_wait_for_it() {
+    let servers = tokio::runtime::Runtime::new().unwrap();
+    let server = servers.block_on(MockServer::start());
+    servers.block_on(create_answers(&server, 200, running(&server)));
+    servers.block_on(delete_answers(&server, 200));
+    let sandbox = sandbox(&server);
+    let panicked = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            sandbox.prepare().await.unwrap();
+            panic!("on purpose");
+        });
+    })
+    .join();
+    assert!(panicked.is_err());
+    assert_eq!(forge_infra_tensorlake::wait_for_reapers(Duration::from_secs(30)), 0);
+    assert_eq!(servers.block_on(requests(&server)), [post(), delete()]);
+}
+
+#[tokio::test]
+async fn a_sandbox_that_is_kept_is_deleted_by_nobody() {
+    let server = MockServer::start().await;
+    create_answers(&server, 200, running(&server)).await;
+    let sandbox = TensorlakeEnvironment::new(config(&server).keep(true), workspace()).unwrap();
+    sandbox.prepare().await.unwrap();
+    sandbox.close().await.unwrap();
+    assert_eq!(sandbox.id(), Some("sb1".to_owned()));
+    drop(sandbox);
+    assert_eq!(forge_infra_tensorlake::wait_for_reapers(Duration::from_secs(30)), 0);
+    assert_eq!(requests(&server).await, [post()]);
 }
 
 #[tokio::test]

@@ -2,8 +2,13 @@
 //! own, so that nothing of a project on this machine is touched.
 
 use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Child, Command};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 use forge_scripted_model::Script;
 use forge_tensorlake_testserver::{Creation, Daemon, ServerOptions, TestServer};
@@ -26,6 +31,10 @@ struct Cloud {
 
 impl Cloud {
     fn new(daemon: Daemon, creation: Creation) -> Self {
+        Self::with(ServerOptions { daemon, creation, ..ServerOptions::default() })
+    }
+
+    fn with(options: ServerOptions) -> Self {
         let world = World::new();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -33,11 +42,9 @@ impl Cloud {
             .build()
             .unwrap();
         let options = ServerOptions {
-            daemon,
-            creation,
             key: Some(KEY.to_owned()),
             workspace: Some(world.project()),
-            ..ServerOptions::default()
+            ..options
         };
         let server = runtime.block_on(TestServer::start(options)).unwrap();
         Self { world, server, _runtime: runtime }
@@ -206,6 +213,18 @@ fn every_signal_ends_the_command_and_deletes_the_microvm() {
 }
 
 #[test]
+fn an_interrupt_while_the_microvm_is_made_ends_forge_and_leaves_none() {
+    let latency = Duration::from_secs(2);
+    let cloud = Cloud::with(ServerOptions { latency, ..ServerOptions::default() });
+    let child = cloud.forge(&["exec", "--", "sleep", "1000"]).spawn().unwrap();
+    wait_until("the microvm is asked for", || cloud.creations() == 1);
+    send(&child, Signal::INT);
+    assert_eq!(wait(child).code, Some(130));
+    cloud.is_settled();
+    assert_eq!(cloud.server.count("POST", "/processes/run"), 0);
+}
+
+#[test]
 fn a_time_limit_is_124_and_deletes_the_microvm() {
     let cloud = Cloud::usual();
     let actual = run(&mut cloud.forge(&["exec", "--timeout", "1s", "--", "sleep", "1000"]));
@@ -333,4 +352,42 @@ fn two_environments_or_options_of_another_one_are_wrong_usage() {
         assert!(actual.stderr.starts_with("error: "), "{arguments:?}: {}", actual.stderr);
     }
     assert_eq!(cloud.server.requests(), []);
+}
+
+/// Reads the head of one request and answers nothing.
+fn heads(listener: TcpListener) -> mpsc::Receiver<String> {
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || {
+        for connection in listener.incoming() {
+            let mut lines = BufReader::new(connection.unwrap()).lines();
+            let head: Vec<String> =
+                lines.by_ref().map_while(Result::ok).take_while(|line| !line.is_empty()).collect();
+            if sender.send(head.join("\n")).is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+#[test]
+fn proxies_are_used_elsewhere_and_never_for_this_machine() {
+    let cloud = Cloud::usual();
+    #[expect(clippy::disallowed_methods, reason = "the test is what forge talks to")]
+    let proxy = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", proxy.local_addr().unwrap());
+    let heads = heads(proxy);
+    let mut near = cloud.forge(&["exec", "--", "true"]);
+    assert_eq!(run(near.env("HTTP_PROXY", &url).env("http_proxy", &url)).code, Some(0));
+    assert!(heads.try_recv().is_err());
+    let options = ["--tensorlake-url", "http://api.tensorlake.invalid", "exec", "--", "true"];
+    let mut far = cloud.forge(&options);
+    let actual = run(far.env("HTTP_PROXY", &url).env("http_proxy", &url));
+    assert_eq!(actual.code, Some(125), "{}", actual.stderr);
+    // The service's own style of paths, at the host that the API's stands for.
+    let head = heads.recv().unwrap();
+    assert!(
+        head.starts_with("POST http://sandbox.tensorlake.invalid/sandboxes HTTP/1.1"),
+        "{head}"
+    );
 }
