@@ -29,6 +29,13 @@ fn body(request: &Request) -> Value {
     serde_json::from_slice(&request.body).unwrap()
 }
 
+/// In the order of the alphabet: JSON has none.
+fn keys(body: &Value) -> Vec<&str> {
+    let mut keys: Vec<&str> = body.as_object().unwrap().keys().map(String::as_str).collect();
+    keys.sort_unstable();
+    keys
+}
+
 fn line(stream: &str, line: &str) -> String {
     let data = json!({"line": line, "timestamp": 1, "stream": stream});
     format!("event: output\ndata: {data}\n\n")
@@ -145,7 +152,7 @@ async fn with_run_it_is_provision_poll_run_delete() {
     assert_eq!(header(run, "accept"), Some("text/event-stream"));
     assert_eq!(header(run, "content-type"), Some("application/json"));
     let sent = body(run);
-    let keys: Vec<&String> = sent.as_object().unwrap().keys().collect();
+    let keys = keys(&sent);
     assert_eq!(keys, ["args", "command", "env", "timeout"]);
     assert_eq!(sent["command"], "/bin/sh");
     // The limit, the grace, and a margin in which the client ends it more gently.
@@ -228,7 +235,7 @@ async fn without_run_it_is_start_follow_release() {
     assert_eq!(sequence(&server).await, expected);
     let requests = server.received_requests().await.unwrap();
     let started = body(&requests[3]);
-    let keys: Vec<&String> = started.as_object().unwrap().keys().collect();
+    let keys = keys(&started);
     assert_eq!(keys, ["args", "command", "stdin_mode"]);
     assert_eq!(started["stdin_mode"], "pipe");
     assert_eq!(header(&requests[4], "accept"), Some("text/event-stream"));

@@ -1,6 +1,7 @@
 //! Sandboxes that are not there any more, against a server that really executes.
 
 use std::path::Path;
+use std::time::Duration;
 
 use bytes::Bytes;
 use forge_domain::{
@@ -90,9 +91,9 @@ async fn a_command_whose_sandbox_ends_has_lost_contact_or_was_killed_and_the_nex
     let command = environment.run(request, CommandIo::detached());
     let ending = async {
         while server.running().is_empty() || server.count("POST", "/processes/run") == 0 {
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
         server.terminate(&server.running()[0]);
     };
     let (exit, ()) = tokio::join!(command, ending);
@@ -144,5 +145,45 @@ async fn an_upload_that_is_too_large_goes_in_smaller_pieces() {
         let own = std::fs::read_dir(scratch).unwrap().next().unwrap().unwrap().path();
         assert_eq!(std::fs::read_dir(own).unwrap().count(), 0);
         environment.close().await.unwrap();
+    }
+}
+
+/// The guest ends a command by itself, some seconds after its time, where nobody is left who could.
+#[test]
+fn a_time_limit_holds_in_the_guest_when_the_client_is_no_more() {
+    for daemon in [Daemon::WithRun, Daemon::Open] {
+        let servers = tokio::runtime::Runtime::new().unwrap();
+        let options = ServerOptions { daemon, ..Default::default() };
+        let (server, environment) = servers.block_on(server(options));
+        let client = tokio::runtime::Runtime::new().unwrap();
+        let running = environment.clone();
+        client.spawn(async move {
+            let script = "while :; do printf x >>ticks; sleep 0.02; done";
+            let request = CommandRequest::new(Program::shell(script))
+                .time_limit(Duration::from_secs(1))
+                .termination_grace(Duration::from_millis(100));
+            drop(running.run(request, CommandIo::detached()).await);
+        });
+        let ticks = || {
+            let file = server.directory().join("project/ticks");
+            std::fs::metadata(file).map_or(0, |metadata| metadata.len())
+        };
+        let give_up = std::time::Instant::now() + Duration::from_secs(60);
+        while ticks() == 0 {
+            assert!(std::time::Instant::now() < give_up, "it did not begin");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        client.shutdown_background();
+        let mut before = ticks();
+        loop {
+            std::thread::sleep(Duration::from_secs(1));
+            let now = ticks();
+            if now == before {
+                break;
+            }
+            assert!(std::time::Instant::now() < give_up, "it goes on");
+            before = now;
+        }
+        drop(environment);
     }
 }

@@ -331,6 +331,34 @@ async fn access_that_is_refused_is_said_at_once() {
     }
 }
 
+/// The image's user cannot make the project's directory; root makes it and gives it to them.
+#[tokio::test]
+async fn a_workspace_that_the_user_cannot_make_is_made_by_root_once() {
+    let server = Hostile::start(|asked| {
+        if !is_run(asked) {
+            return None;
+        }
+        let body: serde_json::Value = serde_json::from_slice(&asked.body).unwrap();
+        let text = body["args"][1].as_str().unwrap();
+        if body["user"] == "root" {
+            let (made, owned) = ("mkdir -p -- '/w'", "chown -- 1000:100 '/w'");
+            assert!(text.contains(made) && text.contains(owned), "{text}");
+            let last = text.trim_end().lines().last().unwrap();
+            let token = last.split(' ').nth(3).unwrap();
+            let said = line("stdout", &format!("{token} 0")) + "data: {\"exit_code\":0}\n\n";
+            return Some(Reply::stream().chunk(pid()).chunk(said).end());
+        }
+        let refused = line("stdout", &format!("{} workspace 1000:100", asked.token()));
+        Some(Reply::stream().chunk(pid()).chunk(refused + "data: {\"exit_code\":0}\n\n").end())
+    })
+    .await;
+    // It is refused again, as if root had not been able to either, and nobody tries for ever.
+    let error = run(&server).await.unwrap_err();
+    assert!(in_full(&error).contains("cannot be made in the sandbox"), "{}", in_full(&error));
+    let by_root = server.asked().iter().filter(|asked| asked.body.ends_with(b"\"root\"}")).count();
+    assert_eq!((by_root, starts(&server)), (1, 3));
+}
+
 pub(crate) fn in_full(error: &dyn Error) -> String {
     let mut text = format!("{error} {error:?}");
     let mut source = error.source();
