@@ -47,7 +47,7 @@ fn events(text: String) -> ResponseTemplate {
 
 /// A server that makes sandboxes, pending at first, and deletes them.
 async fn server() -> MockServer {
-    let server = MockServer::start().await;
+    let server = MockServer::builder().start().await;
     let pending = json!({"sandbox_id": "sb1", "status": "pending"});
     Mock::given(method("POST"))
         .and(path(SANDBOXES))
@@ -297,9 +297,12 @@ async fn every_end_of_run_is_told_apart() {
     for (end, expected) in cases {
         let server = server().await;
         run_answers(&server, &[("stdout", "partial")], end.clone()).await;
-        let exit = run(&environment(&server), echo().time_limit(limit)).await.unwrap();
+        let environment = environment(&server);
+        let exit = run(&environment, echo().time_limit(limit)).await.unwrap();
         assert_eq!(exit.ending, expected, "{end}");
         assert_eq!(exit.output.interleaved(), b"partial\n");
+        // A deletion that comes late would be seen by the next test: servers are used again.
+        environment.close().await.unwrap();
     }
 }
 
@@ -310,14 +313,17 @@ async fn a_sandbox_at_another_host_is_addressed_by_a_header() {
     let url = format!("http://{}", listener.local_addr().unwrap());
     let sandbox = MockServer::builder().listener(listener).start().await;
     run_answers(&sandbox, &[], json!({"exit_code": 0})).await;
-    let server = MockServer::start().await;
+    let server = MockServer::builder().start().await;
     let running = json!({"sandbox_id": "sb1", "status": "running", "sandbox_url": url});
     Mock::given(method("POST"))
         .and(path(SANDBOXES))
         .respond_with(ResponseTemplate::new(200).set_body_json(running))
         .mount(&server)
         .await;
-    assert_eq!(run(&environment(&server), echo()).await.unwrap().ending, Ending::Exited(0));
+    Mock::given(method("DELETE")).respond_with(ResponseTemplate::new(200)).mount(&server).await;
+    let environment = environment(&server);
+    assert_eq!(run(&environment, echo()).await.unwrap().ending, Ending::Exited(0));
+    environment.close().await.unwrap();
     let requests = sandbox.received_requests().await.unwrap();
     assert_eq!(header(&requests[0], "x-tensorlake-sandbox-id"), Some("sb1"));
     assert_eq!(header(&requests[0], "host"), Some(&url["http://".len()..]));
@@ -342,6 +348,7 @@ async fn exact_output_takes_one_request_too() {
     let environment = environment(&server);
     let exit = run(&environment, echo().fidelity(Fidelity::Exact)).await.unwrap();
     assert_eq!((exit.ending, exit.output.interleaved()), (Ending::Exited(0), vec![0, 255]));
+    environment.close().await.unwrap();
     let runs = sequence(&server).await;
     assert_eq!(runs.iter().filter(|request| request.contains("processes")).count(), 1, "{runs:?}");
 }

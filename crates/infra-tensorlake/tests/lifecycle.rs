@@ -84,7 +84,7 @@ fn delete() -> String {
 
 #[tokio::test]
 async fn the_whole_life_is_create_poll_use_delete_in_this_order() {
-    let server = MockServer::start().await;
+    let server = MockServer::builder().start().await;
     create_answers(&server, 200, json!({"sandbox_id": "sb1", "status": "pending"})).await;
     let answers = [
         json!({"id": "sb1", "status": "pending", "sandbox_url": "http://too.early"}),
@@ -127,7 +127,7 @@ async fn the_whole_life_is_create_poll_use_delete_in_this_order() {
 #[tokio::test]
 async fn a_running_answer_needs_no_poll() {
     for status in [200, 201] {
-        let server = MockServer::start().await;
+        let server = MockServer::builder().start().await;
         create_answers(&server, status, running(&server)).await;
         delete_answers(&server, 204).await;
         let sandbox = sandbox(&server);
@@ -140,7 +140,7 @@ async fn a_running_answer_needs_no_poll() {
 #[tokio::test]
 async fn a_queued_answer_is_waited_for_whatever_its_status() {
     for (code, status) in [(200, "pending"), (202, "pending"), (504, "timeout")] {
-        let server = MockServer::start().await;
+        let server = MockServer::builder().start().await;
         create_answers(&server, code, json!({"sandbox_id": "sb1", "status": status})).await;
         get_answers(&server, [running(&server)]).await;
         delete_answers(&server, 200).await;
@@ -153,7 +153,7 @@ async fn a_queued_answer_is_waited_for_whatever_its_status() {
 
 #[tokio::test]
 async fn a_sandbox_that_failed_is_deleted_and_its_reason_is_said() {
-    let server = MockServer::start().await;
+    let server = MockServer::builder().start().await;
     let body = json!({"sandbox_id": "sb1", "status": "failed", "reason": "no such image"});
     create_answers(&server, 422, body).await;
     delete_answers(&server, 200).await;
@@ -166,7 +166,7 @@ async fn a_sandbox_that_failed_is_deleted_and_its_reason_is_said() {
 
 #[tokio::test]
 async fn a_sandbox_that_ends_while_it_is_waited_for_is_deleted() {
-    let server = MockServer::start().await;
+    let server = MockServer::builder().start().await;
     create_answers(&server, 200, json!({"sandbox_id": "sb1", "status": "pending"})).await;
     get_answers(&server, [json!({"id": "sb1", "status": "terminated"})]).await;
     delete_answers(&server, 404).await;
@@ -177,7 +177,7 @@ async fn a_sandbox_that_ends_while_it_is_waited_for_is_deleted() {
 
 #[tokio::test]
 async fn an_unknown_status_is_asked_again() {
-    let server = MockServer::start().await;
+    let server = MockServer::builder().start().await;
     create_answers(&server, 200, json!({"sandbox_id": "sb1", "status": "levitating"})).await;
     get_answers(&server, [running(&server)]).await;
     delete_answers(&server, 200).await;
@@ -188,7 +188,7 @@ async fn an_unknown_status_is_asked_again() {
 
 #[tokio::test]
 async fn a_name_that_is_taken_owns_nothing() {
-    let server = MockServer::start().await;
+    let server = MockServer::builder().start().await;
     create_answers(&server, 409, json!({"error": "exists", "sandbox_id": "somebody-elses"})).await;
     let sandbox = TensorlakeEnvironment::new(config(&server).name("taken"), workspace()).unwrap();
     let error = sandbox.prepare().await.unwrap_err();
@@ -200,7 +200,7 @@ async fn a_name_that_is_taken_owns_nothing() {
 #[tokio::test]
 async fn refused_access_fails_at_once_and_says_what_to_check() {
     for status in [401, 403] {
-        let server = MockServer::start().await;
+        let server = MockServer::builder().start().await;
         create_answers(&server, status, json!({"error": "no"})).await;
         let error = sandbox(&server).prepare().await.unwrap_err();
         assert!(matches!(error, EnvironmentError::AccessRefused { .. }), "{error:?}");
@@ -216,7 +216,7 @@ async fn a_creation_is_sent_again_only_if_nothing_was_begun() {
         (500, json!({}), 1),
         (429, json!({}), 1),
     ] {
-        let server = MockServer::start().await;
+        let server = MockServer::builder().start().await;
         create_answers(&server, code, body).await;
         sandbox(&server).prepare().await.unwrap_err();
         assert_eq!(count(&server, "POST").await, expected, "{code}");
@@ -225,7 +225,7 @@ async fn a_creation_is_sent_again_only_if_nothing_was_begun() {
 
 #[tokio::test]
 async fn a_start_that_takes_too_long_is_given_up_and_deleted() {
-    let server = MockServer::start().await;
+    let server = MockServer::builder().start().await;
     create_answers(&server, 200, json!({"sandbox_id": "sb1", "status": "pending"})).await;
     Mock::given(method("GET"))
         .respond_with(
@@ -243,7 +243,7 @@ async fn a_start_that_takes_too_long_is_given_up_and_deleted() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn twenty_first_uses_at_the_same_moment_make_one_sandbox() {
-    let server = MockServer::start().await;
+    let server = MockServer::builder().start().await;
     create_answers(&server, 200, running(&server)).await;
     delete_answers(&server, 200).await;
     let sandbox = sandbox(&server);
@@ -262,7 +262,7 @@ async fn twenty_first_uses_at_the_same_moment_make_one_sandbox() {
 
 #[tokio::test]
 async fn a_caller_who_gives_up_while_it_is_made_leaks_nothing() {
-    let server = MockServer::start().await;
+    let server = MockServer::builder().start().await;
     let slow = ResponseTemplate::new(200)
         .set_body_json(running(&server))
         .set_delay(Duration::from_millis(300));
@@ -278,7 +278,7 @@ async fn a_caller_who_gives_up_while_it_is_made_leaks_nothing() {
 
 #[tokio::test]
 async fn whoever_comes_after_one_who_gave_up_gets_the_same_sandbox() {
-    let server = MockServer::start().await;
+    let server = MockServer::builder().start().await;
     let slow = ResponseTemplate::new(200)
         .set_body_json(running(&server))
         .set_delay(Duration::from_millis(300));
@@ -296,7 +296,7 @@ async fn whoever_comes_after_one_who_gave_up_gets_the_same_sandbox() {
 
 #[tokio::test]
 async fn a_close_while_the_server_holds_its_answer_back_is_bounded_and_says_what_may_come() {
-    let server = MockServer::start().await;
+    let server = MockServer::builder().start().await;
     let stalled = ResponseTemplate::new(200)
         .set_body_json(running(&server))
         .set_delay(Duration::from_secs(120));
@@ -310,7 +310,7 @@ async fn a_close_while_the_server_holds_its_answer_back_is_bounded_and_says_what
 
 #[tokio::test]
 async fn a_close_while_it_is_made_deletes_what_comes_of_it() {
-    let server = MockServer::start().await;
+    let server = MockServer::builder().start().await;
     let slow = ResponseTemplate::new(200)
         .set_body_json(json!({"sandbox_id": "sb1", "status": "pending"}))
         .set_delay(Duration::from_millis(300));
@@ -330,7 +330,7 @@ async fn a_close_while_it_is_made_deletes_what_comes_of_it() {
 
 #[tokio::test]
 async fn closing_what_was_never_made_sends_nothing() {
-    let server = MockServer::start().await;
+    let server = MockServer::builder().start().await;
     let sandbox = sandbox(&server);
     sandbox.close().await.unwrap();
     assert!(matches!(sandbox.prepare().await, Err(EnvironmentError::Closed { .. })));
@@ -339,7 +339,7 @@ async fn closing_what_was_never_made_sends_nothing() {
 
 #[tokio::test]
 async fn a_deletion_that_fails_names_what_is_left() {
-    let server = MockServer::start().await;
+    let server = MockServer::builder().start().await;
     create_answers(&server, 200, running(&server)).await;
     delete_answers(&server, 500).await;
     let sandbox = sandbox(&server);
@@ -351,7 +351,7 @@ async fn a_deletion_that_fails_names_what_is_left() {
 
 #[tokio::test]
 async fn dropping_the_last_clone_deletes_once() {
-    let server = MockServer::start().await;
+    let server = MockServer::builder().start().await;
     create_answers(&server, 200, running(&server)).await;
     delete_answers(&server, 200).await;
     let sandbox = sandbox(&server);
@@ -366,7 +366,7 @@ fn dropping_it_outside_of_any_runtime_deletes_too() {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let (server, sandbox) = runtime.block_on(async {
-        let server = MockServer::start().await;
+        let server = MockServer::builder().start().await;
         create_answers(&server, 200, running(&server)).await;
         delete_answers(&server, 200).await;
         let sandbox = sandbox(&server);
@@ -383,7 +383,7 @@ fn dropping_it_outside_of_any_runtime_deletes_too() {
 fn dropping_it_where_the_runtime_has_ended_or_stands_still_deletes_too() {
     let servers = tokio::runtime::Runtime::new().unwrap();
     for ended in [false, true] {
-        let server = servers.block_on(MockServer::start());
+        let server = servers.block_on(MockServer::builder().start());
         servers.block_on(create_answers(&server, 200, running(&server)));
         servers.block_on(delete_answers(&server, 200));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -400,7 +400,7 @@ fn dropping_it_where_the_runtime_has_ended_or_stands_still_deletes_too() {
 #[test]
 fn a_panic_deletes_once_and_the_end_of_the_program_can_wait_for_it() {
     let servers = tokio::runtime::Runtime::new().unwrap();
-    let server = servers.block_on(MockServer::start());
+    let server = servers.block_on(MockServer::builder().start());
     servers.block_on(create_answers(&server, 200, running(&server)));
     servers.block_on(delete_answers(&server, 200));
     let sandbox = sandbox(&server);
@@ -419,7 +419,7 @@ fn a_panic_deletes_once_and_the_end_of_the_program_can_wait_for_it() {
 
 #[tokio::test]
 async fn a_sandbox_that_is_kept_is_deleted_by_nobody() {
-    let server = MockServer::start().await;
+    let server = MockServer::builder().start().await;
     create_answers(&server, 200, running(&server)).await;
     let sandbox = TensorlakeEnvironment::new(config(&server).keep(true), workspace()).unwrap();
     sandbox.prepare().await.unwrap();
@@ -432,7 +432,7 @@ async fn a_sandbox_that_is_kept_is_deleted_by_nobody() {
 
 #[tokio::test]
 async fn no_error_and_no_debug_shows_the_key_even_where_the_server_echoes_it() {
-    let server = MockServer::start().await;
+    let server = MockServer::builder().start().await;
     create_answers(&server, 400, json!({"error": format!("key {KEY} is odd"), "code": KEY})).await;
     let sandbox = sandbox(&server);
     let error = sandbox.prepare().await.unwrap_err();
