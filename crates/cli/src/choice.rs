@@ -246,14 +246,18 @@ impl Choice {
     }
 
     /// What the user has to know before anything is done.
-    pub(crate) fn warning(&self) -> Option<&'static str> {
-        match self {
-            Self::Tensorlake(_) => Some(
+    pub(crate) fn warnings(&self) -> Vec<&'static str> {
+        let mut warnings = Vec::new();
+        if let Self::Tensorlake(choice) = self {
+            warnings.push(
                 "the project's files are not brought into the microVM yet: its workspace is an empty \
                  directory, and what is written there is lost at the end",
-            ),
-            Self::Local => None,
+            );
+            if choice.config.is_unencrypted() {
+                warnings.push("the key goes to this address without encryption (http)");
+            }
         }
+        warnings
     }
 
     /// Whether the environment is to outlive this run.

@@ -91,7 +91,7 @@ where
             let message = format!("--env {name}: it is not set here, so commands do not get it");
             failure::warn(&message, paint);
         }
-        if let Some(warning) = settings.choice.warning() {
+        for warning in settings.choice.warnings() {
             failure::warn(warning, paint);
         }
         let runtime = tokio::runtime::Builder::new_current_thread()

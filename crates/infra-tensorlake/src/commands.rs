@@ -16,9 +16,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::environment::{Inner, random_name};
 use crate::failure::{RequestError, closed, unavailable};
-use crate::follow::{Follower, Limits};
+use crate::follow::{FAR_FUTURE, Follower, Limits};
 use crate::guest::{CommandText, Delivery, Input, MARK, Refusal, command_text, shell_argv, word};
 use crate::process::{Launch, Process, Replay};
+use crate::retry::Repeatable;
 use crate::scripts::{Guest, Script, Way};
 
 /// The kernel's limit for one argument, its NUL included (`MAX_ARG_STRLEN`).
@@ -101,7 +102,9 @@ impl Plan {
                 Stdin::Empty => Input::Nothing,
                 Stdin::Stream(_) => Input::Pieces,
             },
-            bound: request.time_limit.map(|limit| limit + grace + BOUND_MARGIN),
+            bound: request
+                .time_limit
+                .map(|limit| limit.min(FAR_FUTURE) + grace.min(FAR_FUTURE) + BOUND_MARGIN),
             manner,
         })
     }
@@ -131,7 +134,8 @@ impl Plan {
             Delivery::Exact => BTreeMap::new(),
         };
         let bound = self.bound.filter(|_| way == Way::Run);
-        (Launch { text, arguments, environment, bound, user: None }, delivery)
+        let repeatable = Repeatable::No;
+        (Launch { text, arguments, environment, bound, user: None, repeatable }, delivery)
     }
 
     async fn start(
@@ -250,7 +254,7 @@ async fn command(
         let Running { process, delivery, guest, notices } = running;
         let limits = Limits {
             time_limit: request.time_limit,
-            grace: request.termination_grace,
+            grace: request.termination_grace.min(FAR_FUTURE),
             output: request.output_limits,
         };
         let mut follower =

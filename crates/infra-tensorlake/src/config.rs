@@ -9,7 +9,7 @@ use secrecy::SecretString;
 use thiserror::Error;
 
 use crate::AddressError;
-use crate::address::Lifecycle;
+use crate::address::{Base, Lifecycle};
 
 /// Why a configuration cannot be used.
 #[derive(Debug, Error)]
@@ -125,6 +125,13 @@ impl TensorlakeConfig {
         }
     }
 
+    /// Whether requests, and the key with them, leave this machine without encryption.
+    #[must_use]
+    pub fn is_unencrypted(&self) -> bool {
+        let base = Base::parse(&self.api_url);
+        base.is_ok_and(|base| base.url.starts_with("http:") && !base.is_loopback())
+    }
+
     /// Whether everything is there that a sandbox for this workspace needs.
     pub(crate) fn check(&self, workspace: &WorkspaceLocation) -> Result<(), ConfigError> {
         let paths = [
@@ -155,6 +162,21 @@ impl TensorlakeConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_plain_http_to_another_machine_is_unencrypted() {
+        let config = TensorlakeConfig::new(SecretString::from("k"));
+        let cases = [
+            ("http://vm.example:80", true),
+            ("https://vm.example", false),
+            ("http://127.0.0.1:9", false),
+            ("http://localhost:9", false),
+        ];
+        for (url, expected) in cases {
+            assert_eq!(config.clone().api_url(url).is_unencrypted(), expected, "{url}");
+        }
+        assert!(!config.is_unencrypted());
+    }
 
     #[test]
     fn the_key_shows_nowhere() {

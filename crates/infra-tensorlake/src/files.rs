@@ -61,7 +61,10 @@ impl Files for TensorlakeEnvironment {
         if contents.len() <= MAX_INLINE_BYTES {
             arguments.push("here".into());
             let text = STANDARD.encode(&contents);
-            let script = |text_of| Script::new(text_of, []).long(text.clone());
+            let script = |script| match options.existing {
+                Existing::Replace => Script::new(script, []).long(text.clone()),
+                Existing::Keep => Script::new(script, []).long(text.clone()).once(),
+            };
             return self.inner.in_bounds_by(&asked, WRITE, &arguments, script).await.map(drop);
         }
         // A task of its own: a write that was begun is not left half done.
@@ -72,7 +75,9 @@ impl Files for TensorlakeEnvironment {
             let upload = inner.upload(&asked, contents).await?;
             arguments.push("pieces".into());
             arguments.extend(upload.pieces().map(PathBuf::into_os_string));
-            inner.in_bounds(&asked, WRITE, &arguments).await.map(drop)
+            // Its pieces are gone once they were joined.
+            let script = |text| Script::new(text, []).once();
+            inner.in_bounds_by(&asked, WRITE, &arguments, script).await.map(drop)
         });
         match written.await {
             Ok(result) => result,
@@ -87,7 +92,8 @@ impl Files for TensorlakeEnvironment {
             Removal::Single => "single",
             Removal::Tree => "tree",
         };
-        self.inner.in_bounds(&asked, REMOVE, &[how.into()]).await.map(drop)
+        let script = |text| Script::new(text, []).once();
+        self.inner.in_bounds_by(&asked, REMOVE, &[how.into()], script).await.map(drop)
     }
 
     async fn list(&self, path: &Path) -> Result<Vec<DirectoryEntry>, FileError> {

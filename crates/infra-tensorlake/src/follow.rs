@@ -29,7 +29,8 @@ const END_LIMIT: Duration = Duration::from_secs(10);
 const MAX_PIECE_BYTES: usize = 256 * 1024;
 /// How often an end without its output is read again.
 const REREADS: u32 = 2;
-const FAR_FUTURE: Duration = Duration::from_secs(365 * 24 * 3600);
+/// Longer than anything lives; what clocks can count with.
+pub(crate) const FAR_FUTURE: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// What bounds a command.
 #[derive(Debug, Clone, Copy)]
@@ -114,7 +115,7 @@ impl Follower {
     /// in time: then following it tells.
     pub(crate) async fn begun(&mut self, abandoned: &CancellationToken) -> Option<Refusal> {
         let closing = self.guest.closing.clone();
-        let give_up = self.began + self.limits.time_limit.unwrap_or(FAR_FUTURE);
+        let give_up = self.began + self.limits.time_limit.unwrap_or(FAR_FUTURE).min(FAR_FUTURE);
         while !self.listener.has_started() && !self.is_over() {
             tokio::select! {
                 events = self.process.next() => self.take(events),

@@ -24,7 +24,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(2);
 const LONGEST_POLL: Duration = Duration::from_secs(1);
 
 /// What is to be started.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Launch {
     /// A text for `/bin/sh`.
     pub(crate) text: String,
@@ -34,6 +34,8 @@ pub(crate) struct Launch {
     pub(crate) bound: Option<Duration>,
     /// Whom it runs as, where not as the image's user.
     pub(crate) user: Option<&'static str>,
+    /// What a second one would do where the first one's answer was lost.
+    pub(crate) repeatable: Repeatable,
 }
 
 impl Launch {
@@ -134,7 +136,7 @@ impl Reading {
 impl Process {
     /// Starts it by `run`, which answers with its output and its end: one request for everything.
     ///
-    /// Sent again only where it provably did not arrive.
+    /// Sent again only where it provably did not arrive, or does no harm twice.
     pub(crate) async fn run(
         client: &Client,
         ready: &Ready,
@@ -152,7 +154,7 @@ impl Process {
         let request = ready
             .request(client, Method::POST, "/api/v1/processes/run")
             .header("accept", "text/event-stream");
-        let response = client.send(json_body(request, &body)?, Repeatable::No, &[]).await?;
+        let response = client.send(json_body(request, &body)?, launch.repeatable, &[]).await?;
         expect_stream(&response)?;
         Ok(Self::new(client, ready, None, replay, Source::Run(Reading::new(response))))
     }
@@ -174,7 +176,7 @@ impl Process {
             user: launch.user,
         };
         let request = ready.request(client, Method::POST, "/api/v1/processes");
-        let response = client.send(json_body(request, &body)?, Repeatable::No, &[]).await?;
+        let response = client.send(json_body(request, &body)?, launch.repeatable, &[]).await?;
         let process: ProcessResponse = client.json(response).await?;
         let pid = process
             .pid

@@ -16,6 +16,7 @@ use crate::guest::files::BOUNDS;
 use crate::guest::{Purpose, enter, signal_text, word, words};
 use crate::lifecycle::Ready;
 use crate::process::{Launch, Process, ProcessEnd, ProcessEvent, Replay};
+use crate::retry::Repeatable;
 
 /// The means to speak to a running sandbox. It does not own it.
 #[derive(Debug, Clone)]
@@ -44,6 +45,7 @@ pub(crate) struct Script {
     /// Words of a shell.
     arguments: String,
     user: Option<&'static str>,
+    repeatable: Repeatable,
     /// Texts of any length that may hold no NUL and are UTF-8; they follow the arguments.
     long: Vec<String>,
 }
@@ -55,12 +57,19 @@ impl Script {
         arguments: impl IntoIterator<Item = &'a OsStr>,
     ) -> Self {
         let arguments = words(arguments);
-        Self { text: text.into(), arguments, user: None, long: Vec::new() }
+        let repeatable = Repeatable::Yes;
+        Self { text: text.into(), arguments, user: None, repeatable, long: Vec::new() }
     }
 
     /// Runs it as another user, where the server can do that.
     pub(crate) fn by_user(mut self, user: &'static str) -> Self {
         self.user = Some(user);
+        self
+    }
+
+    /// A second one would say something else than the first.
+    pub(crate) fn once(mut self) -> Self {
+        self.repeatable = Repeatable::No;
         self
     }
 
@@ -86,6 +95,7 @@ impl Script {
             environment: BTreeMap::new(),
             bound: Some(SCRIPT_LIMIT),
             user: self.user,
+            repeatable: self.repeatable,
         }
     }
 }
@@ -131,7 +141,7 @@ impl Guest {
     async fn is_running(&self) -> bool {
         let path = "/api/v1/health";
         let request = self.ready.request(&self.client, reqwest::Method::GET, path);
-        self.client.send(request, crate::retry::Repeatable::Yes, &[]).await.is_ok()
+        self.client.send(request, Repeatable::Yes, &[]).await.is_ok()
     }
 
     /// Runs a text to its end and gives what it printed.

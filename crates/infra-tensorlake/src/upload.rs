@@ -82,7 +82,7 @@ impl Upload {
         } else {
             format!("cat -- {pieces} >\"$1\" && rm -f -- {pieces}")
         };
-        let output = self.guest.script(&Script::new(text, [path.as_os_str()])).await?;
+        let output = self.guest.script(&Script::new(text, [path.as_os_str()]).once()).await?;
         if output.status == 0 {
             return Ok(());
         }
