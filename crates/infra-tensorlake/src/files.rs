@@ -214,6 +214,10 @@ impl Asked<'_> {
             "special" => FileError::Special { path },
             "exists" => FileError::AlreadyExists { path },
             "denied" => FileError::PermissionDenied { path },
+            "grep" => unavailable(
+                "its image has no GNU grep, which search needs; a command can search".to_owned(),
+            )
+            .into(),
             "loop" => FileError::InvalidPath {
                 path,
                 reason: "its symlinks go round in circles".to_owned(),

@@ -60,12 +60,21 @@ pub(crate) struct CommandText<'a> {
 /// it, so that the text carries it from its beginning.
 pub(crate) const MARK: &str = "FORGE_COMMAND_ID";
 
-/// Kills everything that carries the mark, until a look finds nothing. A zombie's environment is empty.
-/// What `grep` cannot read makes its status no answer.
-const SWEEP: &str = r#"sweep() {
+/// Finds what carries the mark, and kills it, until a look finds nothing. A zombie's environment is empty.
+/// What `grep` cannot read makes its status no answer; busybox's reads no further than the first NUL.
+const SWEEP: &str = r#"marked() {
+  if grep --version >/dev/null 2>&1; then
+    grep -lsF -e "FORGE_COMMAND_ID=$t" /proc/[0-9]*/environ
+  else
+    for p in /proc/[0-9]*/environ; do
+      ! tr '\0' '\n' 2>/dev/null <"$p" | grep -qxF "FORGE_COMMAND_ID=$t" || echo "$p"
+    done 2>/dev/null
+  fi
+}
+sweep() {
   i=0
   while [ $i -lt 50 ]; do
-    i=$((i + 1)) q=$(grep -lsF -e "FORGE_COMMAND_ID=$t" /proc/[0-9]*/environ)
+    i=$((i + 1)) q=$(marked)
     [ -n "$q" ] || break
     for p in $q; do p=${p#/proc/}; kill -s KILL "${p%/environ}" 2>/dev/null; done
   done
@@ -120,7 +129,7 @@ b=$!
   exec $s /bin/sh -c 'printf "%s start %s\n" "$0" $$ >&9; exec 9>&-; exec "$@"' "$t" "$@"
 )
 c=$?
-while [ -e "$k/stop" ] && grep -qsF -e "FORGE_COMMAND_ID=$t" /proc/[0-9]*/environ; do sleep 0.05; done
+while [ -e "$k/stop" ] && [ -n "$(marked)" ]; do sleep 0.05; done
 sweep
 { sleep 5; kill -s KILL $a $b; } </dev/null >/dev/null 2>&1 &
 z=$!
@@ -131,17 +140,18 @@ printf '%s end\n' "$t" >&2
 say end $c
 "#;
 
-/// Takes what is posted, piece by piece, and says what the command has taken. A piece that comes twice
+/// Takes what is posted, piece by piece, and says what the command has taken. A `dd` of whole blocks reads no
+/// further than its piece; busybox's `head` does. A piece that comes twice
 /// counts once.
 const FEED: &str = r#"feed() {
   exec 4>"$k/0"
   h=0
   while read -r i n; do
     [ -n "$n" ] || continue
-    if [ "$i" -le "$h" ]; then head -c "$n" >/dev/null; continue; fi
+    if [ "$i" -le "$h" ]; then dd bs="$n" count=1 iflag=fullblock >/dev/null 2>&1; continue; fi
     h=$i
     [ "$n" -gt 0 ] || break
-    if head -c "$n" >&4; then r=taken; else r=closed; fi
+    if dd bs="$n" count=1 iflag=fullblock 2>/dev/null >&4; then r=taken; else r=closed; fi
     { flock 8; say $r $i; } 8>>"$k/lock"
     [ $r = taken ] || break
   done
@@ -260,20 +270,19 @@ pub(crate) fn signal_text(
 ) -> String {
     let directory = scratch.join(token);
     let directory = word(directory.as_os_str());
-    let mut text = format!("t={token}\n");
+    let mut text = format!("t={token}\n{SWEEP}");
     if purpose == Purpose::Stop {
         text.push_str(&format!("[ ! -d {directory} ] || : >{directory}/stop\n"));
     }
     if let Some(leader) = leader {
         text.push_str(&format!(
-            "if grep -qsF -e \"{MARK}=$t\" /proc/{leader}/environ; then \
+            "if tr '\\0' '\\n' </proc/{leader}/environ 2>/dev/null | grep -qxF \"{MARK}=$t\"; then \
              kill -s {signal} -- -{leader} 2>/dev/null; \
-             else for p in $(grep -lsF -e \"{MARK}=$t\" /proc/[0-9]*/environ); do p=${{p#/proc/}}; \
+             else for p in $(marked); do p=${{p#/proc/}}; \
              kill -s {signal} \"${{p%/environ}}\" 2>/dev/null; done; fi\n"
         ));
     }
     if purpose == Purpose::Kill {
-        text.push_str(SWEEP);
         text.push_str("sweep\n");
     }
     text

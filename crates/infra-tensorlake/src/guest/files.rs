@@ -95,9 +95,10 @@ echo "ok $(stat -c '%f %s %Y' -- "$R")"
 [ ! -L "$R" ] || readlink -- "$R" | base64 -w 8192
 "#;
 
-/// Prints, each as base64 and with a line of dashes after it: the resolved workspace and root, the files
+/// Needs GNU grep, and says so. Prints, each as base64 and with a line of dashes after it: the resolved workspace and root, the files
 /// beneath the root, and the lines of every file with rules that count there.
-pub(crate) const SEARCH: &str = r#"resolve "$1" follow; bounded; absent
+pub(crate) const SEARCH: &str = r#"grep --version >/dev/null 2>&1 || { echo grep; exit; }
+resolve "$1" follow; bounded; absent
 [ -f "$R" ] || [ -d "$R" ] || { echo special; exit; }
 echo ok
 printf '%s\0%s\0' "$W" "$R" | base64 -w 8192

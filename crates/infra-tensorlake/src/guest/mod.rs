@@ -1,7 +1,7 @@
 //! What runs inside the sandbox: texts for its `sh`, and what they answer.
 //!
-//! All that is asked of a guest is a POSIX shell, the tools of coreutils, `grep`, `find`, and `setsid`
-//! and `flock` of util-linux. Every text is given with the request that runs it; nothing is installed.
+//! All that is asked of a guest is a POSIX shell, the tools of coreutils, `grep`, `find`, `xargs`, and
+//! `setsid` and `flock` of util-linux; busybox has all of them. Only search needs GNU `grep`. Every text is given with the request that runs it; nothing is installed.
 
 mod command;
 pub(crate) mod files;
