@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
+use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -221,7 +222,11 @@ impl Follower {
         };
         for event in events {
             match event {
-                ProcessEvent::Line(stream, line) => self.hear(stream, &line),
+                ProcessEvent::Line(stream, line) => {
+                    if self.hear(stream, &line).is_break() {
+                        break;
+                    }
+                }
                 ProcessEvent::Ended(end) => self.end = Some(end),
             }
         }
@@ -238,7 +243,8 @@ impl Follower {
         }
     }
 
-    fn hear(&mut self, stream: OutputStream, line: &str) {
+    /// Breaks off where a part is missing: what comes after it comes again, the end included.
+    fn hear(&mut self, stream: OutputStream, line: &str) -> ControlFlow<()> {
         match self.listener.hear(stream, line) {
             None => {}
             Some(Heard::Started { leader }) => {
@@ -263,8 +269,10 @@ impl Follower {
                 if let Err(Lost { error }) = self.process.reread() {
                     self.lost = Some(error);
                 }
+                return ControlFlow::Break(());
             }
         }
+        ControlFlow::Continue(())
     }
 
     fn queue_output(&mut self, stream: OutputStream, bytes: &Bytes) {

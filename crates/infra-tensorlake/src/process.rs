@@ -98,8 +98,10 @@ pub(crate) struct Process {
     ready: Ready,
     pid: Option<u64>,
     replay: Replay,
+    /// How many lines of each stream were heard, over all of its openings.
     seen: [u64; 2],
-    to_skip: [u64; 2],
+    /// How many of this opening, which begins with those of before.
+    heard: [u64; 2],
     source: Source,
     failures: u32,
     /// The stream broke once, so it may lack what came before it was opened again.
@@ -210,7 +212,7 @@ impl Process {
             pid,
             replay,
             seen: [0; 2],
-            to_skip: [0; 2],
+            heard: [0; 2],
             source,
             failures: 0,
             was_broken: false,
@@ -266,9 +268,7 @@ impl Process {
                     tokio::time::sleep_until(*at).await;
                     match self.follow().await {
                         Ok(reading) => {
-                            if self.replay == Replay::Counted {
-                                self.to_skip = self.seen;
-                            }
+                            self.heard = [0; 2];
                             self.source = Source::Follow(reading);
                         }
                         Err(error) => self.broke(error)?,
@@ -330,7 +330,6 @@ impl Process {
                     Some("stderr") => OutputStream::Stderr,
                     _ => OutputStream::Stdout,
                 };
-                self.failures = 0;
                 events.extend(self.counted(stream, line));
             } else if event.exit_code.is_some() || event.signal.is_some() || event.reason.is_some()
             {
@@ -349,14 +348,17 @@ impl Process {
         Ok(events)
     }
 
+    /// Only a line that no opening of before brought is something new.
     fn counted(&mut self, stream: OutputStream, line: String) -> Option<ProcessEvent> {
         let index = usize::from(stream == OutputStream::Stderr);
-        if self.to_skip[index] > 0 {
-            self.to_skip[index] -= 1;
-            return None;
+        self.heard[index] += 1;
+        let is_new = self.heard[index] > self.seen[index];
+        if is_new {
+            self.seen[index] = self.heard[index];
+            self.failures = 0;
         }
-        self.seen[index] += 1;
-        Some(ProcessEvent::Line(stream, line))
+        let is_passed_on = is_new || self.replay == Replay::Numbered;
+        is_passed_on.then_some(ProcessEvent::Line(stream, line))
     }
 
     /// Decides whether the stream is opened again.
@@ -446,8 +448,9 @@ impl ProcessInput {
 
 fn expect_stream(response: &Response) -> Result<(), RequestError> {
     let kind = response.headers().get("content-type").and_then(|value| value.to_str().ok());
+    let essence = kind.and_then(|kind| kind.split(';').next()).map(str::trim);
     match kind {
-        Some(kind) if kind.to_ascii_lowercase().starts_with("text/event-stream") => Ok(()),
+        _ if essence.is_some_and(|kind| kind.eq_ignore_ascii_case("text/event-stream")) => Ok(()),
         other => Err(RequestError::Unreadable(format!(
             "a stream of events was expected and {} came",
             other.unwrap_or("something without a type")
