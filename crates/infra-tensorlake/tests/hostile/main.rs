@@ -1,0 +1,8 @@
+//! Servers that break the rules: nothing is lost, repeated or started twice, and nobody waits for ever.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a step that fails ends its test")]
+
+mod nonsense;
+mod sandbox;
+mod server;
+mod streams;
