@@ -2,7 +2,9 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a step that fails ends its test")]
 
+mod answers;
 mod nonsense;
 mod sandbox;
 mod server;
+mod silence;
 mod streams;
