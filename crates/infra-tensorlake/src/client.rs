@@ -68,6 +68,11 @@ impl Client {
         crate::failure::shown(text, self.key.expose_secret())
     }
 
+    /// An answer that is not what the interface says. What it holds may be in the explanation.
+    pub(crate) fn unreadable(&self, explanation: impl fmt::Display) -> RequestError {
+        RequestError::Unreadable(self.shown(&explanation.to_string()))
+    }
+
     /// Sends a request, again where that is allowed, until the head of an answer is there. A refusal is
     /// an error; the given statuses are none.
     pub(crate) async fn send(
@@ -164,7 +169,7 @@ impl Client {
         response: Response,
     ) -> Result<T, RequestError> {
         let body = self.body_up_to(crate::sse::DEFAULT_MAX_EVENT_BYTES, response).await?;
-        serde_json::from_slice(&body).map_err(|error| RequestError::Unreadable(error.to_string()))
+        serde_json::from_slice(&body).map_err(|error| self.unreadable(error))
     }
 
     /// Reads a short answer as JSON.
@@ -173,7 +178,7 @@ impl Client {
         response: Response,
     ) -> Result<T, RequestError> {
         let body = self.body(response).await?;
-        serde_json::from_slice(&body).map_err(|error| RequestError::Unreadable(error.to_string()))
+        serde_json::from_slice(&body).map_err(|error| self.unreadable(error))
     }
 }
 

@@ -140,7 +140,7 @@ pub(crate) async fn wait_until_running(
     let mut interval = FIRST_POLL;
     loop {
         match SandboxStatus::of(response.status.as_deref()) {
-            SandboxStatus::Running => return ready(id, response),
+            SandboxStatus::Running => return ready(client, id, response),
             SandboxStatus::Suspended if beginning == Beginning::Resumption => {}
             SandboxStatus::Failed | SandboxStatus::Terminated | SandboxStatus::Suspended => {
                 return Err(unavailable(ended(client, id, &response)));
@@ -148,6 +148,7 @@ pub(crate) async fn wait_until_running(
             // An answer that was not asked for yet.
             SandboxStatus::Unknown(status) if status.is_empty() => {}
             SandboxStatus::Unknown(status) => {
+                let status = client.shown(&status);
                 warn!(sandbox_id = %id, %status, "The sandbox has a status that is not known.");
             }
             SandboxStatus::Pending | SandboxStatus::Changing => {}
@@ -175,12 +176,14 @@ async fn get(
     client.json(response).await.map_err(failed)
 }
 
-fn ready(id: &str, response: SandboxResponse) -> Result<Ready, EnvironmentError> {
+fn ready(client: &Client, id: &str, response: SandboxResponse) -> Result<Ready, EnvironmentError> {
     let Some(url) = response.sandbox_url else {
         return Err(unavailable(format!("the server gave no address for the sandbox {id}")));
     };
-    let base = Base::parse(&url)
-        .map_err(|error| unavailable(format!("the sandbox {id} cannot be addressed: {error}")))?;
+    let base = Base::parse(&url).map_err(|error| {
+        let error = client.shown(&error.to_string());
+        unavailable(format!("the sandbox {id} cannot be addressed: {error}"))
+    })?;
     Ok(Ready {
         id: id.to_owned(),
         base,

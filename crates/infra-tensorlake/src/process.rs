@@ -157,7 +157,7 @@ impl Process {
             .request(client, Method::POST, "/api/v1/processes/run")
             .header("accept", "text/event-stream");
         let response = client.send(json_body(request, &body)?, launch.repeatable, &[]).await?;
-        expect_stream(&response)?;
+        expect_stream(client, &response)?;
         Ok(Self::new(client, ready, None, replay, Source::Run(Reading::new(response))))
     }
 
@@ -184,7 +184,7 @@ impl Process {
             .pid
             .ok_or_else(|| RequestError::Unreadable("a process without a pid".to_owned()))?;
         let mut process = Self::new(client, ready, Some(pid), replay, Source::Done);
-        let opened = match process.follow().await {
+        let opened = match process.follow(Repeatable::Yes).await {
             Ok(reading) => {
                 process.source = Source::Follow(reading);
                 process.release().await
@@ -268,7 +268,8 @@ impl Process {
                 }
                 Source::Broken(at) => {
                     tokio::time::sleep_until(*at).await;
-                    match self.follow().await {
+                    // Whether it is asked again is decided by the breaks that are counted.
+                    match self.follow(Repeatable::No).await {
                         Ok(reading) => {
                             self.heard = [0; 2];
                             self.source = Source::Follow(reading);
@@ -383,15 +384,14 @@ impl Process {
         Ok(())
     }
 
-    async fn follow(&self) -> Result<Reading, RequestError> {
+    async fn follow(&self, repeatable: Repeatable) -> Result<Reading, RequestError> {
         let path = format!("/api/v1/processes/{}/output/follow", self.pid.unwrap_or_default());
         let request = self
             .ready
             .request(&self.client, Method::GET, &path)
             .header("accept", "text/event-stream");
-        // Whether it is asked again is decided by whoever counts the breaks.
-        let response = self.client.send(request, Repeatable::No, &[]).await?;
-        expect_stream(&response)?;
+        let response = self.client.send(request, repeatable, &[]).await?;
+        expect_stream(&self.client, &response)?;
         Ok(Reading::new(response))
     }
 
@@ -449,12 +449,12 @@ impl ProcessInput {
     }
 }
 
-fn expect_stream(response: &Response) -> Result<(), RequestError> {
+fn expect_stream(client: &Client, response: &Response) -> Result<(), RequestError> {
     let kind = response.headers().get("content-type").and_then(|value| value.to_str().ok());
     let essence = kind.and_then(|kind| kind.split(';').next()).map(str::trim);
     match kind {
         _ if essence.is_some_and(|kind| kind.eq_ignore_ascii_case("text/event-stream")) => Ok(()),
-        other => Err(RequestError::Unreadable(format!(
+        other => Err(client.unreadable(format!(
             "a stream of events was expected and {} came",
             other.unwrap_or("something without a type")
         ))),

@@ -1,202 +1,261 @@
-//! A server that answers byte by byte what a test says, whatever that breaks.
+//! A server that does to its connections whatever a test wants.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 
-/// A request as it came.
+/// A request that came.
 #[derive(Debug, Clone)]
-pub(crate) struct Asked {
-    pub(crate) method: String,
-    pub(crate) path: String,
+pub(crate) struct Seen {
+    /// Method and path, without the query.
+    pub(crate) shape: String,
+    /// How many of the same shape came before.
+    pub(crate) nth: usize,
     pub(crate) head: String,
     pub(crate) body: Vec<u8>,
 }
 
-impl Asked {
-    pub(crate) fn is(&self, method: &str, path_end: &str) -> bool {
-        self.method == method && self.path.ends_with(path_end)
+impl Seen {
+    /// The token of a command, or of a helper text, whose last line shows it.
+    pub(crate) fn token(&self) -> String {
+        let text = self.text();
+        let begins = |line: &str, start: &str| {
+            line.strip_prefix(start).and_then(|rest| rest.split(' ').next()).map(str::to_owned)
+        };
+        let of_command = text.lines().find_map(|line| begins(line, "t=f")).map(|t| format!("f{t}"));
+        let of_helper = || text.lines().find_map(|line| begins(line, "printf '%s %s\\n' "));
+        if self.is_helper() { of_helper().unwrap() } else { of_command.unwrap() }
     }
 
-    /// The word that marks the lines of a command's text.
-    pub(crate) fn token(&self) -> String {
+    /// Whether a text of the adapter's own is to be run, and no command.
+    pub(crate) fn is_helper(&self) -> bool {
+        self.text().trim_end().ends_with("$?")
+    }
+
+    fn text(&self) -> String {
         let body: Value = serde_json::from_slice(&self.body).unwrap();
-        let text = body["args"][1].as_str().unwrap();
-        let line = text.lines().find(|line| line.starts_with("t=f")).unwrap();
-        line[2..].split(' ').next().unwrap().to_owned()
+        body["args"][1].as_str().unwrap().to_owned()
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.head.lines().find_map(|line| {
+            let (field, value) = line.split_once(':')?;
+            field.eq_ignore_ascii_case(name).then_some(value.trim())
+        })
     }
 }
 
-/// What is done on the connection, in order.
-pub(crate) enum Step {
+#[derive(Debug, Clone)]
+enum Step {
     Send(Vec<u8>),
-    Wait(Duration),
-    /// Nothing more is ever said.
+    Pause(Duration),
     Hang,
-    /// The connection ends here.
     Cut,
 }
 
-pub(crate) struct Reply(pub(crate) Vec<Step>);
+/// What is done to the connection that a request came on.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Reply(Vec<Step>);
 
 impl Reply {
-    pub(crate) fn status(status: u16, headers: &str, body: &str) -> Self {
+    pub(crate) fn of(status: u16, kind: &str, headers: &str, body: &str) -> Self {
         let length = body.len();
-        let head =
-            format!("HTTP/1.1 {status} X\r\n{headers}Content-Length: {length}\r\n\r\n{body}");
-        Self(vec![Step::Send(head.into_bytes())])
+        Self::default().raw(format!(
+            "HTTP/1.1 {status} Because\r\ncontent-type: {kind}\r\n{headers}\
+             content-length: {length}\r\n\r\n{body}"
+        ))
     }
 
     pub(crate) fn json(status: u16, body: &Value) -> Self {
-        Self::status(status, "Content-Type: application/json\r\n", &body.to_string())
+        Self::of(status, "application/json", "", &body.to_string())
     }
 
-    /// The beginning of a stream of events; chunks follow.
+    /// Whether these words are in what is sent.
+    pub(crate) fn says(&self, words: &str) -> bool {
+        let holds = |bytes: &[u8]| String::from_utf8_lossy(bytes).contains(words);
+        self.0.iter().any(|step| matches!(step, Step::Send(bytes) if holds(bytes)))
+    }
+
+    /// An answer without a body.
+    pub(crate) fn empty(status: u16) -> Self {
+        Self::of(status, "text/plain", "", "")
+    }
+
+    /// The head of a stream of events.
     pub(crate) fn stream() -> Self {
-        let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\
-                    Transfer-Encoding: chunked\r\n\r\n";
-        Self(vec![Step::Send(head.into())])
+        Self::default().raw(
+            "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\
+             transfer-encoding: chunked\r\n\r\n",
+        )
     }
 
-    pub(crate) fn chunk(mut self, bytes: impl AsRef<[u8]>) -> Self {
+    /// Nothing at all, and the connection stays open.
+    pub(crate) fn never() -> Self {
+        Self::default().hang()
+    }
+
+    /// The connection is closed without a word.
+    pub(crate) fn nothing() -> Self {
+        Self::default().cut()
+    }
+
+    pub(crate) fn raw(mut self, bytes: impl AsRef<[u8]>) -> Self {
+        self.0.push(Step::Send(bytes.as_ref().to_vec()));
+        self
+    }
+
+    /// A chunk of these bytes.
+    pub(crate) fn bytes(self, bytes: impl AsRef<[u8]>) -> Self {
         let bytes = bytes.as_ref();
-        let framed = [format!("{:x}\r\n", bytes.len()).as_bytes(), bytes, b"\r\n"].concat();
-        self.0.push(Step::Send(framed));
-        self
+        let mut chunk = format!("{:x}\r\n", bytes.len()).into_bytes();
+        chunk.extend_from_slice(bytes);
+        chunk.extend_from_slice(b"\r\n");
+        self.raw(chunk)
     }
 
-    pub(crate) fn then(mut self, step: Step) -> Self {
-        self.0.push(step);
-        self
+    pub(crate) fn event(self, data: &Value) -> Self {
+        self.bytes(format!("data: {data}\n\n"))
     }
 
-    /// The end of a stream, as HTTP has it.
+    pub(crate) fn out(self, line: &str) -> Self {
+        self.event(&json!({"line": line, "timestamp": 1, "stream": "stdout"}))
+    }
+
+    /// A command that begins.
+    pub(crate) fn started(self, request: &Seen) -> Self {
+        let pid = json!({"pid": 4711, "started_at": 1});
+        self.event(&pid).out(&format!("{} start 12", request.token()))
+    }
+
+    pub(crate) fn exit(self, code: i64) -> Self {
+        self.event(&json!({"exit_code": code})).end()
+    }
+
+    /// The end of a follow.
+    pub(crate) fn eof(self) -> Self {
+        self.bytes("event: eof\ndata: {}\n\n").end()
+    }
+
+    /// The end of the stream, as HTTP has it.
     pub(crate) fn end(self) -> Self {
-        self.then(Step::Send(b"0\r\n\r\n".to_vec()))
+        self.raw("0\r\n\r\n")
     }
 
-    pub(crate) fn silence() -> Self {
-        Self(vec![Step::Hang])
+    pub(crate) fn pause(mut self, time: Duration) -> Self {
+        self.0.push(Step::Pause(time));
+        self
+    }
+
+    pub(crate) fn hang(mut self) -> Self {
+        self.0.push(Step::Hang);
+        self
+    }
+
+    pub(crate) fn cut(mut self) -> Self {
+        self.0.push(Step::Cut);
+        self
     }
 }
 
-pub(crate) fn line(stream: &str, text: &str) -> String {
-    let data = json!({"line": text, "timestamp": 1, "stream": stream});
-    format!("event: output\ndata: {data}\n\n")
-}
+type Answers = dyn Fn(&Seen) -> Reply + Send + Sync;
 
-pub(crate) fn pid() -> &'static str {
-    "data: {\"pid\":7,\"started_at\":1}\n\n"
-}
-
-pub(crate) fn eof() -> &'static str {
-    "event: eof\ndata: {}\n\n"
-}
-
-type Answer = dyn Fn(&Asked) -> Option<Reply> + Send + Sync;
-
-/// The server. It makes the sandbox `sb1`, deletes it, says that it runs, and asks the test for the rest.
-pub(crate) struct Hostile {
+pub(crate) struct Server {
     pub(crate) url: String,
-    asked: Arc<Mutex<Vec<Asked>>>,
+    seen: Arc<Mutex<Vec<Seen>>>,
     task: JoinHandle<()>,
 }
 
-impl Hostile {
-    pub(crate) async fn start(
-        answer: impl Fn(&Asked) -> Option<Reply> + Send + Sync + 'static,
-    ) -> Self {
+impl Server {
+    /// Answers with what the function says.
+    pub(crate) async fn start(answers: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let asked = Arc::new(Mutex::new(Vec::new()));
-        let answer: Arc<Answer> = Arc::new(answer);
-        let (log, base) = (Arc::clone(&asked), url.clone());
+        let seen = Arc::<Mutex<Vec<Seen>>>::default();
+        let (log, answers): (_, Arc<Answers>) = (Arc::clone(&seen), Arc::new(answers));
+        let counts = Arc::<Mutex<HashMap<String, usize>>>::default();
         let task = tokio::spawn(async move {
+            // They end with this task.
+            let mut connections = JoinSet::new();
             while let Ok((connection, _)) = listener.accept().await {
-                let (log, answer, base) = (Arc::clone(&log), Arc::clone(&answer), base.clone());
-                tokio::spawn(async move { drop(serve(connection, &log, &*answer, &base).await) });
+                connection.set_nodelay(true).unwrap();
+                let (log, counts) = (Arc::clone(&log), Arc::clone(&counts));
+                connections.spawn(serve(connection, Arc::clone(&answers), log, counts));
             }
         });
-        Self { url, asked, task }
+        Self { url, seen, task }
     }
 
-    pub(crate) fn asked(&self) -> Vec<Asked> {
-        self.asked.lock().unwrap().clone()
+    /// Every request so far, in order.
+    pub(crate) fn seen(&self) -> Vec<Seen> {
+        self.seen.lock().unwrap().clone()
     }
 
-    pub(crate) fn count(&self, method: &str, path_end: &str) -> usize {
-        self.asked().iter().filter(|asked| asked.is(method, path_end)).count()
+    pub(crate) fn shapes(&self) -> Vec<String> {
+        self.seen().into_iter().map(|seen| seen.shape).collect()
+    }
+
+    pub(crate) fn count(&self, shape: &str) -> usize {
+        self.shapes().iter().filter(|seen| *seen == shape).count()
     }
 }
 
-impl Drop for Hostile {
+impl Drop for Server {
     fn drop(&mut self) {
         self.task.abort();
     }
 }
 
 async fn serve(
-    mut connection: TcpStream,
-    log: &Mutex<Vec<Asked>>,
-    answer: &Answer,
-    base: &str,
-) -> std::io::Result<()> {
-    let mut buffer = Vec::new();
-    loop {
-        let Some(asked) = read(&mut connection, &mut buffer).await? else { return Ok(()) };
-        log.lock().unwrap().push(asked.clone());
-        let reply = answer(&asked).unwrap_or_else(|| usual(&asked, base));
-        for step in reply.0 {
+    connection: TcpStream,
+    answers: Arc<Answers>,
+    log: Arc<Mutex<Vec<Seen>>>,
+    counts: Arc<Mutex<HashMap<String, usize>>>,
+) {
+    let mut connection = BufReader::new(connection);
+    while let Some((shape, head, body)) = read_request(&mut connection).await {
+        let nth = {
+            let mut counts = counts.lock().unwrap();
+            let count = counts.entry(shape.clone()).or_default();
+            *count += 1;
+            *count - 1
+        };
+        let seen = Seen { shape, nth, head, body };
+        log.lock().unwrap().push(seen.clone());
+        for step in answers(&seen).0 {
             match step {
-                Step::Send(bytes) => connection.write_all(&bytes).await?,
-                Step::Wait(time) => tokio::time::sleep(time).await,
+                Step::Send(bytes) => {
+                    if connection.get_mut().write_all(&bytes).await.is_err() {
+                        return;
+                    }
+                }
+                Step::Pause(time) => tokio::time::sleep(time).await,
                 Step::Hang => std::future::pending().await,
-                Step::Cut => return Ok(()),
+                Step::Cut => return,
             }
         }
     }
 }
 
-fn usual(asked: &Asked, base: &str) -> Reply {
-    let running = json!({"sandbox_id": "sb1", "status": "running", "sandbox_url": base});
-    if asked.is("POST", "/sandboxes") || asked.is("GET", "/sandboxes/sb1") {
-        Reply::json(200, &running)
-    } else if asked.is("DELETE", "/sandboxes/sb1") {
-        Reply::status(200, "", "")
-    } else {
-        Reply::status(404, "", "")
-    }
-}
-
-async fn read(connection: &mut TcpStream, buffer: &mut Vec<u8>) -> std::io::Result<Option<Asked>> {
-    let head_end = loop {
-        if let Some(at) = buffer.windows(4).position(|part| part == b"\r\n\r\n") {
-            break at + 4;
-        }
-        if connection.read_buf(buffer).await? == 0 {
-            return Ok(None);
-        }
-    };
-    let head = String::from_utf8_lossy(&buffer[..head_end]).into_owned();
-    let length = head
-        .lines()
-        .find_map(|line| {
-            line.to_ascii_lowercase().strip_prefix("content-length:")?.trim().parse().ok()
-        })
-        .unwrap_or(0_usize);
-    while buffer.len() < head_end + length {
-        if connection.read_buf(buffer).await? == 0 {
-            return Ok(None);
+async fn read_request(connection: &mut BufReader<TcpStream>) -> Option<(String, String, Vec<u8>)> {
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        if connection.read_line(&mut head).await.ok()? == 0 {
+            return None;
         }
     }
-    let body = buffer[head_end..head_end + length].to_vec();
-    buffer.drain(..head_end + length);
+    let length = head.lines().find_map(|line| {
+        let (field, value) = line.split_once(':')?;
+        field.eq_ignore_ascii_case("content-length").then(|| value.trim().parse().unwrap())
+    });
+    let mut body = vec![0; length.unwrap_or(0)];
+    connection.read_exact(&mut body).await.ok()?;
     let mut words = head.split(' ');
-    let (method, target) = (words.next().unwrap().to_owned(), words.next().unwrap().to_owned());
-    let path = target.split('?').next().unwrap().to_owned();
-    Ok(Some(Asked { method, path, head, body }))
+    let (method, target) = (words.next()?.to_owned(), words.next()?);
+    let path = target.split('?').next()?;
+    Some((format!("{method} {path}"), head, body))
 }
