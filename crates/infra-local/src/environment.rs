@@ -2,16 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use forge_command_io::BackgroundCommand;
 use forge_domain::{BackgroundId, EnvironmentError, EnvironmentKind};
 use tempfile::TempDir;
 use tokio::sync::{OnceCell, RwLock, RwLockReadGuard};
 use tokio_util::sync::CancellationToken;
 
-use crate::background::BackgroundCommand;
 use crate::config::LocalConfig;
 
 /// The host as an environment. Clones share one; nothing is made before the first use.
@@ -89,6 +90,16 @@ impl Inner {
     /// The scratch directory, made if it is not there yet.
     pub(crate) fn scratch(&self) -> io::Result<PathBuf> {
         self.scratch.path(&self.config.scratch_parent)
+    }
+
+    /// A new file in the scratch directory for output that is too much to keep.
+    pub(crate) fn spill_file(&self) -> io::Result<(File, PathBuf)> {
+        tempfile::Builder::new()
+            .prefix("output-")
+            .suffix(".log")
+            .tempfile_in(self.scratch()?)?
+            .keep()
+            .map_err(|error| error.error)
     }
 
     pub(crate) fn remove_scratch(&self) -> io::Result<()> {

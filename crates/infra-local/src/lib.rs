@@ -7,7 +7,6 @@
 //! [`LocalHost`] is the other adapter of this crate: what has to be read on the user's machine
 //! whatever the environment is.
 
-mod background;
 mod config;
 mod environment;
 mod files;
@@ -16,10 +15,8 @@ mod host;
 mod launch;
 mod paths;
 mod ports;
-mod pump;
 mod run;
 mod search;
-mod spill;
 
 pub use config::LocalConfig;
 pub use environment::LocalEnvironment;

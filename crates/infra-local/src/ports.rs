@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use forge_command_io::BackgroundCommand;
 use forge_domain::{
     BackgroundCommands, BackgroundError, BackgroundId, BackgroundStatus, BackgroundSummary,
     Capabilities, ChangeSet, ChangeTracking, Changes, ChangesError, CommandError, CommandExit,
@@ -12,7 +13,6 @@ use forge_domain::{
 };
 use tracing::debug;
 
-use crate::background::BackgroundCommand;
 use crate::environment::{Inner, LocalEnvironment};
 use crate::launch::{Input, launch};
 use crate::run::{RunLimits, follow};
@@ -35,8 +35,8 @@ impl Commands for LocalEnvironment {
             output: request.output_limits,
         };
         let inner = Arc::clone(&self.inner);
-        let scratch = move || inner.scratch();
-        Ok(follow(launched, limits, io, &scratch, &self.inner.closing).await)
+        let spill = move || inner.spill_file();
+        Ok(follow(launched, limits, io, &spill, &self.inner.closing).await)
     }
 }
 
@@ -55,8 +55,8 @@ impl BackgroundCommands for LocalEnvironment {
         // clone would never end it.
         let closing = self.inner.closing.clone();
         command.follow(async move {
-            let no_scratch = || Err(std::io::ErrorKind::Unsupported.into());
-            follow(launched, limits, io, &no_scratch, &closing).await
+            let no_spill = || Err(std::io::ErrorKind::Unsupported.into());
+            follow(launched, limits, io, &no_spill, &closing).await
         });
         let mut table = self.inner.background();
         let number = table.last_key_value().map_or(1, |(last, _)| last + 1);

@@ -5,6 +5,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
+use forge_command_io::{Pump, SpillMaker};
 use forge_domain::{
     CommandExit, CommandIo, ControlRequest, ControlRequests, Ending, OutputLimits, Resource,
     Signal, Stdin, StopMethod,
@@ -18,7 +19,6 @@ use tracing::debug;
 
 use crate::group::Group;
 use crate::launch::Launched;
-use crate::pump::{Pump, ScratchMaker};
 
 /// How often a group is asked whether it still has members, once it was told to end.
 const MEMBERS_INTERVAL: Duration = Duration::from_millis(10);
@@ -36,14 +36,14 @@ pub(crate) async fn follow(
     launched: Launched,
     limits: RunLimits,
     io: CommandIo,
-    scratch: &ScratchMaker,
+    spill: &SpillMaker,
     closing: &CancellationToken,
 ) -> CommandExit {
     let began = Instant::now();
     let Launched { mut child, group } = launched;
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let ended = CancellationToken::new();
-    let pump = Pump { sink: io.sink, limits: limits.output, scratch, ended: ended.clone() };
+    let pump = Pump { sink: io.sink, limits: limits.output, spill, ended: ended.clone() };
     let output = async {
         match (stdout, stderr) {
             (Some(stdout), Some(stderr)) => pump.run(stdout, stderr).await,

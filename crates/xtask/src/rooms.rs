@@ -36,6 +36,10 @@ const ROOMS: &[(Room, &[&[&str]])] = &[
         Room { package: "forge-app", never: &["forge-api", "rusqlite", "clap"] },
         &[HTTP, ADAPTERS, TEST_ONLY],
     ),
+    (
+        Room { package: "forge-command-io", never: &["forge-app", "forge-api"] },
+        &[HTTP, ADAPTERS, TEST_ONLY],
+    ),
     (Room { package: "forge-infra-local", never: &["forge-app", "forge-api"] }, &[HTTP, TEST_ONLY]),
     (Room { package: "forge-infra-model", never: &["forge-app", "forge-api"] }, &[TEST_ONLY]),
     (

@@ -1,7 +1,6 @@
 //! The file for output that is too much to keep in memory.
 
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use forge_domain::{OutputBuffer, SpillFile};
 use tokio::fs::File;
@@ -20,19 +19,14 @@ pub(crate) struct SpillWriter {
 }
 
 impl SpillWriter {
-    /// Makes a file of its own in the directory and writes what is retained so far, which is
-    /// everything there was: see [`OutputBuffer::would_cut`].
+    /// Takes an empty file and writes what is retained so far, which is everything there was: see
+    /// [`OutputBuffer::would_cut`].
     pub(crate) async fn begin(
-        directory: &Path,
+        file: std::fs::File,
+        path: PathBuf,
         max_file_bytes: u64,
         so_far: &OutputBuffer,
-    ) -> io::Result<Self> {
-        let (file, path) = tempfile::Builder::new()
-            .prefix("output-")
-            .suffix(".log")
-            .tempfile_in(directory)?
-            .keep()
-            .map_err(|error| error.error)?;
+    ) -> Self {
         let mut writer = Self {
             file: File::from_std(file),
             path,
@@ -43,7 +37,7 @@ impl SpillWriter {
         for bytes in so_far.retained_bytes() {
             writer.write(bytes).await;
         }
-        Ok(writer)
+        writer
     }
 
     pub(crate) async fn write(&mut self, bytes: &[u8]) {

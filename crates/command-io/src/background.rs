@@ -17,7 +17,7 @@ const KEPT_BYTES: usize = 1024 * 1024;
 
 /// One background command, running or ended.
 #[derive(Debug)]
-pub(crate) struct BackgroundCommand {
+pub struct BackgroundCommand {
     log: Arc<Log>,
     controller: CommandController,
     task: Mutex<Option<AbortHandle>>,
@@ -25,7 +25,8 @@ pub(crate) struct BackgroundCommand {
 
 impl BackgroundCommand {
     /// A command that is about to run, and what it is to be connected to.
-    pub(crate) fn new() -> (Arc<Self>, CommandIo) {
+    #[must_use]
+    pub fn new() -> (Arc<Self>, CommandIo) {
         let (controller, control): (_, ControlRequests) = CommandController::new();
         let log = Arc::new(Log::default());
         let sink = Box::new(LogSink(Arc::clone(&log)));
@@ -33,8 +34,8 @@ impl BackgroundCommand {
         (command, CommandIo { stdin: Stdin::Empty, sink, control })
     }
 
-    /// Starts the task that follows it.
-    pub(crate) fn follow(&self, exit: impl Future<Output = CommandExit> + Send + 'static) {
+    /// Starts the task that follows it, on the current tokio runtime.
+    pub fn follow(&self, exit: impl Future<Output = CommandExit> + Send + 'static) {
         let log = Arc::clone(&self.log);
         let task = tokio::spawn(async move {
             let exit = exit.await;
@@ -43,29 +44,32 @@ impl BackgroundCommand {
         *lock(&self.task) = Some(task.abort_handle());
     }
 
-    pub(crate) fn ending(&self) -> Option<Ending> {
+    /// How it ended; `None` while it runs.
+    #[must_use]
+    pub fn ending(&self) -> Option<Ending> {
         self.log.state().ending.clone()
     }
 
     /// Asks it to end in the ordinary way.
-    pub(crate) fn cancel(&self) {
+    pub fn cancel(&self) {
         self.controller.cancel();
     }
 
     /// Drops the task, which kills the command and its children.
-    pub(crate) fn kill(&self) {
+    pub fn kill(&self) {
         if let Some(task) = lock(&self.task).take() {
             task.abort();
         }
     }
 
     /// Says what came after `since`, at once.
-    pub(crate) fn status(&self, since: OutputOffset) -> BackgroundStatus {
+    #[must_use]
+    pub fn status(&self, since: OutputOffset) -> BackgroundStatus {
         self.log.state().since(since)
     }
 
     /// Waits until there is something after `since` or it has ended, for at most `wait`.
-    pub(crate) async fn changed(&self, since: OutputOffset, wait: Duration) {
+    pub async fn changed(&self, since: OutputOffset, wait: Duration) {
         let mut version = self.log.version.subscribe();
         let something = async {
             loop {
@@ -84,7 +88,7 @@ impl BackgroundCommand {
     }
 
     /// Waits until it has ended.
-    pub(crate) async fn ended(&self) {
+    pub async fn ended(&self) {
         let mut version = self.log.version.subscribe();
         while self.ending().is_none() {
             if version.changed().await.is_err() {

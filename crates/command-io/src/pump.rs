@@ -1,5 +1,6 @@
 //! From a command's pipes to the sink, the buffer and the spill file.
 
+use std::fs::File;
 use std::future::pending;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
@@ -25,31 +26,46 @@ const SILENCE_AFTER_END: Duration = Duration::from_millis(100);
 /// How much is still read after the end: more than both pipes can hold.
 const MAX_BYTES_AFTER_END: usize = 8 * 1024 * 1024;
 
-/// A scratch directory that is made when it is first asked for.
-pub(crate) type ScratchMaker = dyn Fn() -> std::io::Result<PathBuf> + Send + Sync;
+/// Makes the file for output that is too much to keep, when that is first needed: the file, open for
+/// writing, and its path as the environment's commands see it.
+pub type SpillMaker = dyn Fn() -> std::io::Result<(File, PathBuf)> + Send + Sync;
 
-pub(crate) struct Pump<'a> {
-    pub(crate) sink: Box<dyn OutputSink>,
-    pub(crate) limits: OutputLimits,
-    pub(crate) scratch: &'a ScratchMaker,
+/// The way of a command's output from its pipes to the caller.
+pub struct Pump<'a> {
+    /// Where the output goes as it comes.
+    pub sink: Box<dyn OutputSink>,
+    /// How much of it the result keeps.
+    pub limits: OutputLimits,
+    /// Makes the file for the rest.
+    pub spill: &'a SpillMaker,
     /// Cancelled when the command has ended and its children are dead.
-    pub(crate) ended: CancellationToken,
+    pub ended: CancellationToken,
+}
+
+impl std::fmt::Debug for Pump<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pump").field("limits", &self.limits).finish_non_exhaustive()
+    }
 }
 
 impl Pump<'_> {
     /// Reads both pipes until they are at their end, nobody listens, or the command has ended and
-    /// what was in them is read.
-    pub(crate) async fn run<O, E>(self, stdout: O, stderr: E) -> RetainedOutput
+    /// what was in them is read. What is still in a pipe after the end is read as long as somebody
+    /// writes, up to 8 MiB; a pipe that is held open in silence is given up.
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes both pipes; output that was not yet given to the sink is lost.
+    pub async fn run<O, E>(self, stdout: O, stderr: E) -> RetainedOutput
     where
         O: AsyncRead + AsFd + Unpin,
         E: AsyncRead + AsFd + Unpin,
     {
-        let Self { sink, limits, scratch, ended } = self;
+        let Self { sink, limits, spill, ended } = self;
         let mut output = Output {
             sink,
             spill: SpillState::of(limits),
             buffer: OutputBuffer::new(limits),
-            scratch,
+            maker: spill,
         };
         let mut stdout = Source::new(stdout, OutputStream::Stdout);
         let mut stderr = Source::new(stderr, OutputStream::Stderr);
@@ -152,7 +168,7 @@ struct Output<'a> {
     sink: Box<dyn OutputSink>,
     buffer: OutputBuffer,
     spill: SpillState,
-    scratch: &'a ScratchMaker,
+    maker: &'a SpillMaker,
 }
 
 impl Output<'_> {
@@ -160,7 +176,7 @@ impl Output<'_> {
         if let SpillState::Waiting { max_file_bytes } = self.spill
             && self.buffer.would_cut(bytes.len())
         {
-            self.spill = begin_spill(self.scratch, max_file_bytes, &self.buffer).await;
+            self.spill = begin_spill(self.maker, max_file_bytes, &self.buffer).await;
         }
         if let SpillState::Writing(writer) = &mut self.spill {
             writer.write(&bytes).await;
@@ -178,17 +194,11 @@ impl Output<'_> {
     }
 }
 
-async fn begin_spill(
-    scratch: &ScratchMaker,
-    max_file_bytes: u64,
-    so_far: &OutputBuffer,
-) -> SpillState {
-    let begun = match scratch() {
-        Ok(directory) => SpillWriter::begin(&directory, max_file_bytes, so_far).await,
-        Err(error) => Err(error),
-    };
-    match begun {
-        Ok(writer) => SpillState::Writing(writer),
+async fn begin_spill(maker: &SpillMaker, max_file_bytes: u64, so_far: &OutputBuffer) -> SpillState {
+    match maker() {
+        Ok((file, path)) => {
+            SpillState::Writing(SpillWriter::begin(file, path, max_file_bytes, so_far).await)
+        }
         Err(error) => {
             warn!(%error, "The whole output could not be kept.");
             SpillState::Never
