@@ -1,5 +1,15 @@
 //! The embedded Linux sandbox as an environment.
 
-#![cfg_attr(not(test), expect(dead_code, reason = "the pieces are put together in a later change"))]
+#![expect(dead_code, reason = "the pieces are put together in a later change")]
 
 mod beneath;
+mod channel;
+mod helper;
+mod hook;
+mod layers;
+mod run;
+mod session;
+mod spec;
+
+pub use hook::{HelperProgram, sandbox_hook};
+pub use layers::Layers;

@@ -1,0 +1,187 @@
+//! The session's init: lays out what commands see, then starts a keeper for each.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::PathBuf;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{Mode, OFlags, open};
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+
+use super::confine::{Confinement, Writable, landlock_abi};
+use super::keeper;
+use super::kernel::{self, Blocking, Fork, Waited};
+use super::launcher::{answer, failure};
+use super::root::{self, ProcMasks};
+use crate::channel;
+use crate::layers::Layers;
+use crate::spec::{
+    NetworkSpec, SessionAnswer, SessionFacts, SessionSpec, SetupFailure, SetupStage, ViewKind,
+};
+
+/// The first kernel where `pid_max` is each pid namespace's own; before, it is the machine's.
+const PID_MAX_PER_NAMESPACE: (u32, u32) = (6, 14);
+
+/// What a keeper needs of its session.
+pub(super) struct Session {
+    pub(super) layers: Layers,
+    pub(super) confinement: Confinement,
+    pub(super) proc_masks: ProcMasks,
+}
+
+/// The namespaces that a session is made of.
+pub(super) fn namespaces(spec: &SessionSpec) -> i32 {
+    if !spec.layers.namespaces {
+        return 0;
+    }
+    let network = match spec.network {
+        NetworkSpec::None => libc::CLONE_NEWNET,
+        NetworkSpec::Full => 0,
+    };
+    network
+        | libc::CLONE_NEWUSER
+        | libc::CLONE_NEWNS
+        | libc::CLONE_NEWPID
+        | libc::CLONE_NEWIPC
+        | libc::CLONE_NEWUTS
+        | libc::CLONE_NEWCGROUP
+}
+
+/// Sets the session up, answers, and serves until the socket's other end is gone.
+pub(super) fn run(
+    socket: &OwnedFd,
+    spec: &SessionSpec,
+    facts: SessionFacts,
+    memory_events: Option<PathBuf>,
+) -> ! {
+    match set_up(spec, facts) {
+        Ok((session, facts, descriptors)) => {
+            let shown: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+            answer(socket, &SessionAnswer::Ready { facts, memory_events }, &shown);
+            drop(shown);
+            drop(descriptors);
+            serve(socket, &session)
+        }
+        Err(failure) => {
+            answer(socket, &SessionAnswer::Failed(failure), &[]);
+            kernel::exit_now(1)
+        }
+    }
+}
+
+type Standing = (Session, SessionFacts, Vec<OwnedFd>);
+
+fn set_up(spec: &SessionSpec, mut facts: SessionFacts) -> Result<Standing, SetupFailure> {
+    let layers = spec.layers;
+    // No process of the session may look into this one, whoever runs it.
+    if layers.namespaces {
+        let _unchecked = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    }
+    let _unchecked = rustix::process::setsid();
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    if layers.namespaces {
+        // Both are conveniences: a host that refuses them is no less isolated.
+        let _unchecked = rustix::system::sethostname(b"forge");
+        if spec.network == NetworkSpec::None {
+            let up = kernel::loopback_up();
+            up.map_err(|error| {
+                failure(SetupStage::Namespaces, "bringing up the loopback", &error)
+            })?;
+        }
+    }
+    let (descriptors, writable) = if layers.mounts {
+        let entered = match spec.view.kind {
+            ViewKind::Listed => root::enter(&spec.view),
+        };
+        let entered = entered.map_err(|(stage, step, error)| failure(stage, step, &error))?;
+        (vec![entered.workspace, entered.scratch, entered.upper], entered.writable)
+    } else {
+        host_view(spec).map_err(|error| failure(SetupStage::Mounts, "opening the host", &error))?
+    };
+    if layers.namespaces {
+        facts.processes_bounded |= layers.limits && bound_processes(spec.limits.processes);
+        // Whoever can make no namespace cannot gain capabilities in one.
+        drop(fs::write("/proc/sys/user/max_user_namespaces", "0"));
+    }
+    // Each command's own `/proc` is masked; this one is covered by it.
+    let proc_masks = if layers.mounts { ProcMasks::find() } else { ProcMasks::default() };
+    facts.landlock_abi = if layers.landlock { landlock_abi() } else { 0 };
+    let confinement =
+        Confinement::prepare(layers, spec.limits, &writable).map_err(|(part, error)| {
+            let stage = if part == "landlock" { SetupStage::Landlock } else { SetupStage::Seccomp };
+            failure(stage, part, &error)
+        })?;
+    Ok((Session { layers, confinement, proc_masks }, facts, descriptors))
+}
+
+/// The host's own file system, for a session whose mounts are switched off.
+fn host_view(spec: &SessionSpec) -> io::Result<(Vec<OwnedFd>, Writable)> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let workspace = open(spec.view.workspace.as_path(), flags, Mode::empty())?;
+    let scratch = open("/tmp", flags, Mode::empty())?;
+    let upper = workspace.try_clone()?;
+    let directories = vec![spec.view.workspace.as_path().to_path_buf()];
+    let files = ["/dev/null", "/dev/zero", "/dev/full", "/dev/tty"];
+    let files = files.into_iter().map(PathBuf::from).filter(|path| path.exists()).collect();
+    Ok((vec![workspace, scratch, upper], Writable { directories, files }))
+}
+
+/// Bounds the processes of this pid namespace and those in it, where the kernel keeps that number for
+/// each namespace. Elsewhere the same write would change the machine, so it is not made.
+fn bound_processes(limit: u64) -> bool {
+    if kernel_version() < Some(PID_MAX_PER_NAMESPACE) {
+        return false;
+    }
+    // The kernel takes no fewer than this.
+    fs::write("/proc/sys/kernel/pid_max", limit.max(301).to_string()).is_ok()
+}
+
+/// Major and minor number of the running kernel.
+pub(crate) fn kernel_version() -> Option<(u32, u32)> {
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+}
+
+fn serve(socket: &OwnedFd, session: &Session) -> ! {
+    let Ok(signals) = kernel::child_signals() else { kernel::exit_now(1) };
+    let signals = kernel::own(signals);
+    loop {
+        let mut wanted = [PollFd::new(socket, PollFlags::IN), PollFd::new(&signals, PollFlags::IN)];
+        let polled = poll(&mut wanted, None);
+        let (asked, ended) = (wanted[0].revents(), wanted[1].revents());
+        if polled.is_err() {
+            continue;
+        }
+        if !ended.is_empty() {
+            kernel::drain_signals(signals.as_raw_fd());
+            while matches!(kernel::wait(Blocking::No), Waited::Ended(..)) {}
+        }
+        if !asked.is_empty() {
+            match channel::receive(socket) {
+                Ok(Some((_, descriptors))) => start(session, socket, descriptors),
+                // The host is gone, and everything here goes with it.
+                Ok(None) | Err(_) => kernel::exit_now(0),
+            }
+        }
+    }
+}
+
+/// Starts the keeper of one command. What it is connected to says itself what went wrong.
+fn start(session: &Session, socket: &OwnedFd, descriptors: Vec<OwnedFd>) {
+    let Ok(connections) = keeper::Connections::of(descriptors) else { return };
+    let namespaces = if session.layers.namespaces {
+        libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWIPC
+    } else {
+        0
+    };
+    match kernel::fork(namespaces) {
+        Ok(Fork::Child) => {
+            kernel::close_socket(socket.as_fd());
+            keeper::run(session, connections)
+        }
+        Ok(Fork::Parent(_)) => {}
+        Err(error) => connections.refuse(&error),
+    }
+}

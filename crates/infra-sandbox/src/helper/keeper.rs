@@ -1,0 +1,267 @@
+//! The keeper of one command: the first process of the command's own pid namespace.
+
+use std::ffi::{CString, OsStr};
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{Access, access};
+
+use super::init::Session;
+use super::kernel::{self, Blocking, Fork, Waited};
+use super::root;
+use crate::spec::{CommandEvent, CommandRequest, CommandSpec, LaunchStage, REQUEST_BYTES};
+
+/// Where a program without a slash is looked for when the command has no `PATH`.
+const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
+
+/// A program file that somebody still has open for writing cannot be executed yet. It is tried again
+/// this often, at this interval.
+const BUSY_ATTEMPTS: u32 = 20;
+const BUSY_INTERVAL: std::time::Duration = std::time::Duration::from_millis(10);
+
+/// What a command is connected to.
+pub(super) struct Connections {
+    control: File,
+    command: File,
+    streams: [OwnedFd; 3],
+}
+
+impl Connections {
+    /// Takes the descriptors in the order in which the host sends them: control socket, command,
+    /// stdin, stdout, stderr.
+    pub(super) fn of(descriptors: Vec<OwnedFd>) -> Result<Self, Vec<OwnedFd>> {
+        let [control, command, stdin, stdout, stderr] = <[OwnedFd; 5]>::try_from(descriptors)?;
+        Ok(Self {
+            control: File::from(control),
+            command: File::from(command),
+            streams: [stdin, stdout, stderr],
+        })
+    }
+
+    /// Says that no process could be made.
+    pub(super) fn refuse(mut self, error: &io::Error) {
+        tell(&mut self.control, refused(LaunchStage::Sandbox, error));
+    }
+}
+
+fn refused(stage: LaunchStage, error: &io::Error) -> CommandEvent {
+    CommandEvent::Refused { stage, errno: error.raw_os_error().unwrap_or(libc::EIO) }
+}
+
+fn tell(control: &mut File, event: CommandEvent) {
+    // The host may be gone, which ends the command soon enough.
+    drop(control.write_all(&event.encode()));
+}
+
+/// Runs the command to its end, says how it ended, and ends with everything that it has left.
+pub(super) fn run(session: &Session, connections: Connections) -> ! {
+    let Connections { mut control, command, streams } = connections;
+    let (leader, signals) = match launch(session, command, streams) {
+        Ok(running) => running,
+        Err((stage, error)) => {
+            tell(&mut control, refused(stage, &error));
+            kernel::exit_now(0)
+        }
+    };
+    tell(&mut control, CommandEvent::Started);
+    let status = keep(session, &mut control, &signals, leader);
+    // Nothing of the command is left when its end is told.
+    end_all(session, leader);
+    if let Some(status) = status {
+        tell(&mut control, CommandEvent::Ended { status });
+    }
+    kernel::exit_now(0)
+}
+
+type Refusal = (LaunchStage, io::Error);
+
+fn launch(
+    session: &Session,
+    command: File,
+    streams: [OwnedFd; 3],
+) -> Result<(i32, OwnedFd), Refusal> {
+    let sandbox = |error| (LaunchStage::Sandbox, error);
+    if session.layers.mounts {
+        root::fresh_proc(&session.proc_masks).map_err(sandbox)?;
+    }
+    let spec = read_command(command).map_err(sandbox)?;
+    let signals = kernel::own(kernel::child_signals().map_err(sandbox)?);
+    let (mut failure, failure_writer) = io::pipe().map_err(sandbox)?;
+    let leader = match kernel::fork(0).map_err(sandbox)? {
+        Fork::Child => {
+            drop(failure);
+            let (stage, error) = execute(session, &spec, &streams);
+            let errno = error.raw_os_error().unwrap_or(libc::EIO);
+            let mut writer = failure_writer;
+            drop(writer.write_all(&refused_bytes(stage, errno)));
+            kernel::exit_now(127)
+        }
+        Fork::Parent(pid) => pid,
+    };
+    // Held open by nobody but the child, which closes it by executing the program.
+    drop(failure_writer);
+    drop(streams);
+    let mut bytes = Vec::new();
+    failure.read_to_end(&mut bytes).map_err(sandbox)?;
+    match <[u8; 8]>::try_from(bytes) {
+        Ok(bytes) => {
+            let (stage, errno) = refused_of(bytes);
+            Err((stage, io::Error::from_raw_os_error(errno)))
+        }
+        Err(_) => Ok((leader, signals)),
+    }
+}
+
+fn refused_bytes(stage: LaunchStage, errno: i32) -> [u8; 8] {
+    let mut bytes = [0; 8];
+    bytes[..4].copy_from_slice(&stage.number().to_ne_bytes());
+    bytes[4..].copy_from_slice(&errno.to_ne_bytes());
+    bytes
+}
+
+fn refused_of(bytes: [u8; 8]) -> (LaunchStage, i32) {
+    let (parts, _) = bytes.as_chunks::<4>();
+    let number = |at: usize| parts.get(at).map_or(0, |part| i32::from_ne_bytes(*part));
+    (LaunchStage::of(number(0)).unwrap_or(LaunchStage::Sandbox), number(1))
+}
+
+fn read_command(mut command: File) -> io::Result<CommandSpec> {
+    let mut bytes = Vec::new();
+    io::Seek::rewind(&mut command)?;
+    command.read_to_end(&mut bytes)?;
+    CommandSpec::decode(&bytes)
+}
+
+/// The command's first process, up to the execution. Returns only the reason why there was none.
+fn execute(session: &Session, spec: &CommandSpec, streams: &[OwnedFd; 3]) -> Refusal {
+    let sandbox = |error| (LaunchStage::Sandbox, error);
+    let _unchecked = rustix::process::setsid();
+    kernel::reset_signals();
+    for (number, stream) in (0..).zip(streams) {
+        if let Err(error) = kernel::duplicate(stream.as_fd(), number) {
+            return sandbox(error);
+        }
+    }
+    let closed = kernel::close_from_at_exec(3);
+    if let Err(error) = closed.and_then(|()| session.confinement.apply()) {
+        return sandbox(error);
+    }
+    if let Err(error) = std::env::set_current_dir(&spec.directory) {
+        return (LaunchStage::Directory, error);
+    }
+    let strings = |list: &[std::ffi::OsString]| {
+        list.iter().map(|text| CString::new(text.as_bytes())).collect::<Result<Vec<_>, _>>()
+    };
+    let (Ok(arguments), Ok(environment)) = (strings(&spec.arguments), strings(&spec.environment))
+    else {
+        return (LaunchStage::Execute, io::ErrorKind::InvalidInput.into());
+    };
+    let program = match find(spec) {
+        Ok(program) => program,
+        Err(refusal) => return refusal,
+    };
+    let mut attempt = 1;
+    loop {
+        let error = kernel::execute(&program, &arguments, &environment);
+        if error.kind() == io::ErrorKind::ExecutableFileBusy && attempt < BUSY_ATTEMPTS {
+            attempt += 1;
+            std::thread::sleep(BUSY_INTERVAL);
+            continue;
+        }
+        let missing = error.kind() == io::ErrorKind::NotFound
+            && !Path::new(OsStr::from_bytes(program.as_bytes())).exists();
+        let stage = if missing { LaunchStage::NotFound } else { LaunchStage::Execute };
+        return (stage, error);
+    }
+}
+
+/// The file to execute, as execvp(3) finds it in the command's own `PATH`.
+fn find(spec: &CommandSpec) -> Result<CString, Refusal> {
+    let missing = || (LaunchStage::NotFound, io::ErrorKind::NotFound.into());
+    let name = spec.arguments.first().ok_or_else(missing)?;
+    let as_c = |path: &OsStr| CString::new(path.as_bytes()).map_err(|_| missing());
+    if name.as_bytes().contains(&b'/') {
+        return as_c(name);
+    }
+    let path =
+        spec.environment.iter().rev().find_map(|entry| entry.as_bytes().strip_prefix(b"PATH="));
+    let path = path.map_or(OsStr::new(DEFAULT_PATH), OsStr::from_bytes);
+    let mut refusal = None;
+    for directory in std::env::split_paths(path) {
+        let candidate = directory.join(name);
+        if !candidate.is_file() {
+            continue;
+        }
+        match access(&candidate, Access::EXEC_OK) {
+            Ok(()) => return as_c(candidate.as_os_str()),
+            Err(error) => refusal = Some((LaunchStage::Execute, error.into())),
+        }
+    }
+    Err(refusal.unwrap_or_else(missing))
+}
+
+/// Waits for the command's end, or for being told to end it. `None` where nobody is left to be told.
+fn keep(session: &Session, control: &mut File, signals: &OwnedFd, leader: i32) -> Option<i32> {
+    let mut status = None;
+    let mut terminating = false;
+    loop {
+        loop {
+            match kernel::wait(Blocking::No) {
+                Waited::Ended(pid, ended) if pid == leader => status = Some(ended),
+                Waited::Ended(..) => {}
+                Waited::Running => break,
+                Waited::NoChildren => return status,
+            }
+        }
+        // Told to end, all of them have their grace; else the command ends with its leader.
+        if status.is_some() && !terminating {
+            return status;
+        }
+        let mut wanted = [PollFd::new(control, PollFlags::IN), PollFd::new(signals, PollFlags::IN)];
+        let _unchecked = poll(&mut wanted, None);
+        let (asked, ended) = (wanted[0].revents(), wanted[1].revents());
+        if !ended.is_empty() {
+            kernel::drain_signals(signals.as_raw_fd());
+        }
+        if !asked.is_empty() {
+            let mut bytes = [0; REQUEST_BYTES];
+            let read = control.read_exact(&mut bytes);
+            match read.ok().and_then(|()| CommandRequest::decode(bytes)) {
+                Some(CommandRequest::Signal(signal)) => kernel::kill(-leader, signal),
+                Some(CommandRequest::Terminate) => {
+                    terminating = true;
+                    to_all(session, leader, libc::SIGTERM);
+                    // A stopped process takes no signal before it goes on.
+                    to_all(session, leader, libc::SIGCONT);
+                }
+                Some(CommandRequest::Kill) => {
+                    to_all(session, leader, libc::SIGKILL);
+                    while status.is_none() {
+                        match kernel::wait(Blocking::Yes) {
+                            Waited::Ended(pid, ended) if pid == leader => status = Some(ended),
+                            Waited::Ended(..) => {}
+                            Waited::Running | Waited::NoChildren => break,
+                        }
+                    }
+                    return status;
+                }
+                None => return None,
+            }
+        }
+    }
+}
+
+/// Signals every process of the command. Without a pid namespace of its own, that is its group.
+fn to_all(session: &Session, leader: i32, signal: i32) {
+    kernel::kill(if session.layers.namespaces { -1 } else { -leader }, signal);
+}
+
+/// Kills what is left and waits until it is gone.
+fn end_all(session: &Session, leader: i32) {
+    to_all(session, leader, libc::SIGKILL);
+    while matches!(kernel::wait(Blocking::Yes), Waited::Ended(..)) {}
+}

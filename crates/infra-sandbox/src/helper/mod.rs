@@ -1,0 +1,22 @@
+//! The helper: what runs when this program is executed again to hold a session.
+//!
+//! Three kinds of processes, each with a single thread. The *launcher* stays outside of the namespaces,
+//! makes them, writes the maps, and takes away what is left when the session ends. The session's
+//! *init* is the first process of the namespaces: it lays out the root and starts a *keeper* for each
+//! command. A keeper is the first process of the command's own pid namespace: when it ends, the kernel
+//! ends everything that the command has started.
+//!
+//! The host's side holds one socket to the init, whose end ends the session, and one to each keeper,
+//! whose end ends the command. So nothing outlives the program that asked for it, however that ends.
+
+mod cgroup;
+mod confine;
+mod init;
+mod keeper;
+mod kernel;
+mod launcher;
+mod mounts;
+mod root;
+mod seccomp;
+
+pub(crate) use launcher::run;

@@ -1,0 +1,130 @@
+//! Mounts by descriptor: what the kernel's mount interface offers, as far as the session needs it.
+
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
+    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
+};
+
+use super::kernel;
+
+const EMPTY: &CStr = c"";
+
+/// What may not be done on a mount (mount_setattr(2)).
+pub(super) const READ_ONLY: u64 = 0x1;
+pub(super) const NO_SETUID: u64 = 0x2;
+pub(super) const NO_DEVICES: u64 = 0x4;
+
+/// A copy of the mount at a path, and where it is a directory, of all beneath it; attached nowhere yet.
+pub(super) fn copy_of(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_RECURSIVE;
+    Ok(open_tree(CWD, path, flags)?)
+}
+
+/// Restricts a mount and all beneath it.
+pub(super) fn restrict(mount: &OwnedFd, attributes: u64) -> io::Result<()> {
+    let flags = libc::AT_EMPTY_PATH | libc::AT_RECURSIVE;
+    kernel::mount_setattr(mount.as_fd(), EMPTY, flags, attributes, 0)
+}
+
+/// Restricts the mount at a path alone.
+pub(super) fn restrict_at(path: &CStr, attributes: u64) -> io::Result<()> {
+    kernel::mount_setattr(CWD.as_fd(), path, 0, attributes, 0)
+}
+
+/// A new tmpfs, attached nowhere yet.
+pub(super) fn memory(bytes: u64, mode: &str) -> io::Result<OwnedFd> {
+    let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_set_string(context.as_fd(), "size", bytes.to_string())?;
+    // One inode for each 4 KiB, within bounds: empty files cost the kernel memory too.
+    let inodes = (bytes / 4096).clamp(1024, 4 * 1024 * 1024);
+    fsconfig_set_string(context.as_fd(), "nr_inodes", inodes.to_string())?;
+    fsconfig_set_string(context.as_fd(), "mode", mode)?;
+    finish(&context)
+}
+
+/// A new `/proc` of the current pid namespace, attached nowhere yet.
+pub(super) fn processes() -> io::Result<OwnedFd> {
+    let context = fsopen("proc", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_create(context.as_fd())?;
+    let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    Ok(fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
+}
+
+/// New pseudo-terminals of the session's own, attached nowhere yet.
+pub(super) fn terminals() -> io::Result<OwnedFd> {
+    let context = fsopen("devpts", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_set_flag(context.as_fd(), "newinstance")?;
+    fsconfig_set_string(context.as_fd(), "ptmxmode", "0666")?;
+    fsconfig_set_string(context.as_fd(), "mode", "0620")?;
+    fsconfig_create(context.as_fd())?;
+    let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    Ok(fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
+}
+
+/// An overlay of these directories, attached nowhere yet. They are named by descriptor, so that no
+/// path is resolved anew and no character of a path means anything to the kernel's parser.
+pub(super) fn overlay(lower: &OwnedFd, upper: &OwnedFd, work: &OwnedFd) -> io::Result<OwnedFd> {
+    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    let by_descriptor = |fd: &OwnedFd| format!("/proc/self/fd/{}", fd.as_raw_fd());
+    fsconfig_set_string(context.as_fd(), "lowerdir", by_descriptor(lower))?;
+    fsconfig_set_string(context.as_fd(), "upperdir", by_descriptor(upper))?;
+    fsconfig_set_string(context.as_fd(), "workdir", by_descriptor(work))?;
+    fsconfig_set_flag(context.as_fd(), "userxattr")?;
+    finish(&context)
+}
+
+fn finish(context: &OwnedFd) -> io::Result<OwnedFd> {
+    fsconfig_create(context.as_fd())?;
+    let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
+    Ok(fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
+}
+
+/// Attaches a mount at a path, relative to a directory.
+pub(super) fn attach(mount: &OwnedFd, root: impl AsFd, path: &Path) -> io::Result<()> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    Ok(move_mount(mount.as_fd(), EMPTY, root, path, flags)?)
+}
+
+/// Makes a directory and its parents, relative to a directory; what is there stays as it is.
+pub(super) fn make_directories(root: impl AsFd, path: &Path) -> io::Result<()> {
+    let root = root.as_fd();
+    let mut made = std::path::PathBuf::new();
+    for part in path.components() {
+        made.push(part);
+        match rustix::fs::mkdirat(root, &made, Mode::from_raw_mode(0o755)) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            // A read-only mount: fine where the directory is there.
+            Err(_) if is_directory(root, &made) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// Makes an empty file for something to be mounted on.
+pub(super) fn make_file(root: impl AsFd, path: &Path) -> io::Result<()> {
+    if let Some(parent) = path.parent() {
+        make_directories(root.as_fd(), parent)?;
+    }
+    let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    match rustix::fs::openat(root, path, flags, Mode::from_raw_mode(0o644)) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+pub(super) fn is_directory(root: impl AsFd, path: &Path) -> bool {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::openat(root, path, flags, Mode::empty()).is_ok()
+}

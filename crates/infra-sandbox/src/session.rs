@@ -1,0 +1,194 @@
+//! A session as the host holds it: the helper process and the socket to its init.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::MemfdFlags;
+use rustix::net::SocketType;
+use thiserror::Error;
+
+use crate::channel;
+use crate::hook::{HELPER_ARGUMENT, HelperProgram};
+use crate::spec::{CommandSpec, SessionAnswer, SessionFacts, SessionSpec, SetupFailure};
+
+/// How long the helper may take to set a session up.
+const SETUP_LIMIT: Timespec = Timespec { tv_sec: 30, tv_nsec: 0 };
+
+/// How long the helper may take to end, once its socket is closed, before it is killed.
+const END_LIMIT: Duration = Duration::from_secs(10);
+const END_INTERVAL: Duration = Duration::from_millis(2);
+
+/// Why a session does not stand.
+#[derive(Debug, Error)]
+pub(crate) enum StartError {
+    /// The embedding program did not say which program is the helper.
+    #[error(
+        "this program does not become the sandbox's helper: it must call sandbox_hook() first thing in main, or name the forge binary as the helper"
+    )]
+    NoHelper,
+    /// The helper could not be executed.
+    #[error("the sandbox's helper could not be started")]
+    Spawn(#[source] io::Error),
+    /// The helper ended or fell silent before it had answered.
+    #[error("the sandbox's helper gave no answer")]
+    Silent(#[source] Option<io::Error>),
+    /// The helper says what it could not do.
+    #[error("{} failed", .0.step)]
+    Setup(SetupFailure, #[source] io::Error),
+}
+
+/// A session that stands. Dropping it ends every process in it, without waiting.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) facts: SessionFacts,
+    pub(crate) memory_events: Option<PathBuf>,
+    pub(crate) workspace: OwnedFd,
+    pub(crate) scratch: OwnedFd,
+    pub(crate) upper: OwnedFd,
+    /// Taken by the end.
+    held: Mutex<Option<Held>>,
+}
+
+#[derive(Debug)]
+struct Held {
+    socket: OwnedFd,
+    helper: Child,
+}
+
+/// The host's ends of a command's connections, and what the helper gets of it.
+pub(crate) struct CommandDescriptors<'a> {
+    pub(crate) control: &'a OwnedFd,
+    pub(crate) stdin: &'a OwnedFd,
+    pub(crate) stdout: &'a OwnedFd,
+    pub(crate) stderr: &'a OwnedFd,
+}
+
+impl Session {
+    /// Starts the helper and waits until the session stands. Blocks for at most 30 seconds.
+    pub(crate) fn start(program: &HelperProgram, spec: &SessionSpec) -> Result<Self, StartError> {
+        let file = program.file().ok_or(StartError::NoHelper)?;
+        let (socket, theirs) = channel::pair(SocketType::SEQPACKET).map_err(StartError::Spawn)?;
+        let mut helper = Command::new(file)
+            .arg(HELPER_ARGUMENT)
+            .env_clear()
+            .current_dir("/")
+            .stdin(Stdio::from(theirs))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(StartError::Spawn)?;
+        match shake_hands(&socket, spec) {
+            Ok((facts, memory_events, [workspace, scratch, upper])) => {
+                let held = Mutex::new(Some(Held { socket, helper }));
+                Ok(Self { facts, memory_events, workspace, scratch, upper, held })
+            }
+            Err(error) => {
+                drop(socket);
+                end_helper(&mut helper);
+                Err(error)
+            }
+        }
+    }
+
+    /// Starts a command in the session. What becomes of it is told on its control socket.
+    pub(crate) fn launch(
+        &self,
+        command: &CommandSpec,
+        descriptors: &CommandDescriptors<'_>,
+    ) -> io::Result<()> {
+        let memory = memory_file(&command.encode())?;
+        let held = self.held.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let held = held.as_ref().ok_or(io::ErrorKind::NotConnected)?;
+        let CommandDescriptors { control, stdin, stdout, stderr } = descriptors;
+        let descriptors =
+            [control.as_fd(), memory.as_fd(), stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
+        channel::send(&held.socket, b"run", &descriptors)
+    }
+
+    /// Ends every process of the session and waits for that, for at most ten seconds. A second call
+    /// does nothing.
+    pub(crate) fn end(&self) {
+        let held = self.held.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        if let Some(Held { socket, mut helper }) = held {
+            drop(socket);
+            end_helper(&mut helper);
+        }
+    }
+
+    /// How often the kernel has ended a process of this session for want of memory.
+    pub(crate) fn memory_kills(&self) -> u64 {
+        let Some(file) = &self.memory_events else { return 0 };
+        let text = std::fs::read_to_string(file).unwrap_or_default();
+        let count = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
+        count.and_then(|count| count.trim().parse().ok()).unwrap_or(0)
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // The end of the socket ends the session; the helper is reaped by whoever reaps orphans, or
+        // here if it is quick.
+        let held = self.held.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        if let Some(Held { socket, mut helper }) = held {
+            drop(socket);
+            std::thread::spawn(move || end_helper(&mut helper));
+        }
+    }
+}
+
+type Standing = (SessionFacts, Option<PathBuf>, [OwnedFd; 3]);
+
+fn shake_hands(socket: &OwnedFd, spec: &SessionSpec) -> Result<Standing, StartError> {
+    let silent = |error| StartError::Silent(Some(error));
+    let spec = serde_json::to_vec(spec).map_err(|error| silent(io::Error::other(error)))?;
+    let memory = memory_file(&spec).map_err(silent)?;
+    channel::send(socket, b"session", &[memory.as_fd()]).map_err(silent)?;
+    let mut wanted = [PollFd::new(socket, PollFlags::IN)];
+    let ready = poll(&mut wanted, Some(&SETUP_LIMIT)).map_err(|error| silent(error.into()))?;
+    if ready == 0 {
+        return Err(silent(io::ErrorKind::TimedOut.into()));
+    }
+    let received = channel::receive(socket).map_err(silent)?;
+    let (bytes, descriptors) = received.ok_or(StartError::Silent(None))?;
+    match serde_json::from_slice(&bytes).map_err(|error| silent(io::Error::other(error)))? {
+        SessionAnswer::Ready { facts, memory_events } => {
+            let descriptors = <[OwnedFd; 3]>::try_from(descriptors)
+                .map_err(|_| silent(io::ErrorKind::InvalidData.into()))?;
+            Ok((facts, memory_events, descriptors))
+        }
+        SessionAnswer::Failed(failure) => {
+            let source = match failure.errno {
+                0 => io::Error::other("no further reason is known"),
+                errno => io::Error::from_raw_os_error(errno),
+            };
+            Err(StartError::Setup(failure, source))
+        }
+    }
+}
+
+/// A file in memory with these contents, for a message that may be long.
+fn memory_file(bytes: &[u8]) -> io::Result<OwnedFd> {
+    let memory = rustix::fs::memfd_create("forge", MemfdFlags::CLOEXEC)?;
+    let mut file = File::from(memory);
+    file.write_all(bytes)?;
+    Ok(file.into())
+}
+
+fn end_helper(helper: &mut Child) {
+    let attempts = END_LIMIT.as_millis() / END_INTERVAL.as_millis();
+    for _ in 0..attempts {
+        match helper.try_wait() {
+            Ok(None) => std::thread::sleep(END_INTERVAL),
+            Ok(Some(_)) | Err(_) => return,
+        }
+    }
+    // Its children die with it.
+    drop(helper.kill());
+    drop(helper.wait());
+}

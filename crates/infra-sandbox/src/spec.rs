@@ -1,0 +1,372 @@
+//! What the helper is told: a whole session, and one command of it.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::layers::Layers;
+
+/// A path of any bytes, on its way to the helper.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct RawPath(pub(crate) PathBuf);
+
+impl RawPath {
+    pub(crate) fn as_path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl<P: Into<PathBuf>> From<P> for RawPath {
+    fn from(path: P) -> Self {
+        Self(path.into())
+    }
+}
+
+impl Serialize for RawPath {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.as_os_str().as_bytes().serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for RawPath {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let bytes = Vec::<u8>::deserialize(deserializer)?;
+        Ok(Self(OsString::from_vec(bytes).into()))
+    }
+}
+
+/// A whole session.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct SessionSpec {
+    pub(crate) view: View,
+    pub(crate) network: NetworkSpec,
+    pub(crate) limits: LimitsSpec,
+    /// Not part of the message in a build that cannot switch anything off.
+    #[cfg_attr(not(feature = "switchable-layers"), serde(skip))]
+    pub(crate) layers: Layers,
+}
+
+/// What the session sees.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct View {
+    pub(crate) kind: ViewKind,
+    /// The workspace, on the host and inside.
+    pub(crate) workspace: RawPath,
+    /// Where its changes go.
+    pub(crate) upper: Upper,
+    /// Host directories that are shown read-only at the same path.
+    pub(crate) trees: Vec<RawPath>,
+    /// Host directories with a writable layer that is thrown away at the end.
+    pub(crate) throw_away: Vec<RawPath>,
+    /// Symlinks that are made: path, target.
+    pub(crate) links: Vec<(RawPath, RawPath)>,
+    /// Paths inside that are hidden, once everything is in place.
+    pub(crate) masks: Vec<RawPath>,
+    /// Host directories that are shown as they are: source, path inside.
+    pub(crate) added: Vec<AddedDirectory>,
+    /// The home directory inside.
+    pub(crate) home: RawPath,
+    /// How large each of `/tmp`, `/dev/shm` and the home directory may become.
+    pub(crate) scratch_bytes: u64,
+}
+
+/// How the root is laid out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum ViewKind {
+    /// What is listed and nothing else; of it, only the workspace keeps what is written.
+    Listed,
+}
+
+/// Where changes go.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) enum Upper {
+    /// To these directories of the host.
+    Directories { upper: RawPath, work: RawPath },
+    /// To memory, until they are brought out. For file systems that cannot hold an upper layer.
+    Memory { max_bytes: u64 },
+}
+
+/// A directory that the user added.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct AddedDirectory {
+    pub(crate) source: RawPath,
+    pub(crate) target: RawPath,
+    pub(crate) writable: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum NetworkSpec {
+    /// A loopback of its own.
+    None,
+    /// The host's.
+    Full,
+}
+
+/// Limits, in the units of getrlimit(2); `None` is no limit of ours.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct LimitsSpec {
+    pub(crate) processes: u64,
+    pub(crate) open_files: u64,
+    pub(crate) file_bytes: Option<u64>,
+    /// Of everything together, where a cgroup can be had.
+    pub(crate) memory_bytes: Option<u64>,
+    /// Thousandths of a processor, where a cgroup can be had.
+    pub(crate) milli_cpus: Option<u64>,
+}
+
+/// What the helper says once a session stands.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SessionFacts {
+    /// The Landlock version that is enforced; 0 for none.
+    pub(crate) landlock_abi: u32,
+    /// Whether a cgroup bounds the memory of everything together.
+    pub(crate) memory_bounded: bool,
+    /// Whether a cgroup bounds processors.
+    pub(crate) cpus_bounded: bool,
+    /// Whether the number of processes is bounded for the session as a whole.
+    pub(crate) processes_bounded: bool,
+}
+
+/// Why a session does not stand.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SetupFailure {
+    /// What was being done, for a person.
+    pub(crate) step: String,
+    /// What the probe's table calls it.
+    pub(crate) stage: SetupStage,
+    /// The operating system's number, or 0.
+    pub(crate) errno: i32,
+}
+
+/// The parts of the setting up, as the probe tells them apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) enum SetupStage {
+    /// The message itself, a pipe, memory: what fails nowhere else.
+    Helper,
+    /// Making the namespaces.
+    Namespaces,
+    /// Writing the user and group maps.
+    IdMaps,
+    /// Anything with mounts other than what follows.
+    Mounts,
+    /// Mounting a fresh `/proc`.
+    Proc,
+    /// Mounting the overlay of the workspace.
+    Overlay,
+    /// Landlock.
+    Landlock,
+    /// The filter of system calls.
+    Seccomp,
+}
+
+/// What the helper answers to a [`SessionSpec`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) enum SessionAnswer {
+    /// It stands; the descriptors are the workspace, the scratch directory, and the upper layer.
+    Ready {
+        facts: SessionFacts,
+        /// The file whose line `oom_kill` counts ends for want of memory.
+        memory_events: Option<PathBuf>,
+    },
+    /// It does not.
+    Failed(SetupFailure),
+}
+
+/// One command, as the helper executes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct CommandSpec {
+    pub(crate) directory: OsString,
+    pub(crate) arguments: Vec<OsString>,
+    /// `NAME=VALUE` each.
+    pub(crate) environment: Vec<OsString>,
+}
+
+impl CommandSpec {
+    /// Counts and lengths, then bytes; made and read by the same program.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        put(&mut bytes, &self.directory);
+        for list in [&self.arguments, &self.environment] {
+            bytes.extend((list.len() as u64).to_ne_bytes());
+            for text in list {
+                put(&mut bytes, text);
+            }
+        }
+        bytes
+    }
+
+    /// Reads what [`CommandSpec::encode`] made.
+    pub(crate) fn decode(mut bytes: &[u8]) -> io::Result<Self> {
+        let directory = take(&mut bytes)?;
+        let mut list = || {
+            let count = take_number(&mut bytes)?;
+            (0..count).map(|_| take(&mut bytes)).collect::<io::Result<Vec<_>>>()
+        };
+        Ok(Self { directory, arguments: list()?, environment: list()? })
+    }
+}
+
+fn put(bytes: &mut Vec<u8>, text: &OsStr) {
+    bytes.extend((text.len() as u64).to_ne_bytes());
+    bytes.extend(text.as_bytes());
+}
+
+fn take(bytes: &mut &[u8]) -> io::Result<OsString> {
+    let length = usize::try_from(take_number(bytes)?).map_err(io::Error::other)?;
+    let text = bytes.get(..length).ok_or(io::ErrorKind::UnexpectedEof)?;
+    *bytes = &bytes[length..];
+    Ok(OsString::from_vec(text.to_vec()))
+}
+
+fn take_number(bytes: &mut &[u8]) -> io::Result<u64> {
+    let (number, rest) = bytes.split_first_chunk::<8>().ok_or(io::ErrorKind::UnexpectedEof)?;
+    *bytes = rest;
+    Ok(u64::from_ne_bytes(*number))
+}
+
+/// What the host asks of a running command, over the command's own socket. The end of the connection
+/// ends the command at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CommandRequest {
+    /// Send this signal to the command's group.
+    Signal(i32),
+    /// Send SIGTERM to all its processes and wait for them to end.
+    Terminate,
+    /// Kill all of them.
+    Kill,
+}
+
+/// What the command's keeper says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CommandEvent {
+    /// The program is being executed.
+    Started,
+    /// It was not executed.
+    Refused { stage: LaunchStage, errno: i32 },
+    /// It has ended with this raw status (wait(2)), and nothing of it is left.
+    Ended { status: i32 },
+}
+
+/// Where the launch of a command stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LaunchStage {
+    /// Processes, mounts, confinement: the sandbox's own part.
+    Sandbox,
+    /// Entering the working directory.
+    Directory,
+    /// There is no such program.
+    NotFound,
+    /// Executing the program.
+    Execute,
+}
+
+/// The length of a request and of an event on the wire.
+pub(crate) const REQUEST_BYTES: usize = 8;
+pub(crate) const EVENT_BYTES: usize = 12;
+
+impl CommandRequest {
+    pub(crate) fn encode(self) -> [u8; REQUEST_BYTES] {
+        let (tag, value) = match self {
+            Self::Signal(signal) => (1, signal),
+            Self::Terminate => (2, 0),
+            Self::Kill => (3, 0),
+        };
+        join([tag, value])
+    }
+
+    pub(crate) fn decode(bytes: [u8; REQUEST_BYTES]) -> Option<Self> {
+        match split::<2, _>(bytes) {
+            [1, signal] => Some(Self::Signal(signal)),
+            [2, _] => Some(Self::Terminate),
+            [3, _] => Some(Self::Kill),
+            _ => None,
+        }
+    }
+}
+
+impl CommandEvent {
+    pub(crate) fn encode(self) -> [u8; EVENT_BYTES] {
+        join(match self {
+            Self::Started => [1, 0, 0],
+            Self::Refused { stage, errno } => [2, stage.number(), errno],
+            Self::Ended { status } => [3, status, 0],
+        })
+    }
+
+    pub(crate) fn decode(bytes: [u8; EVENT_BYTES]) -> Option<Self> {
+        match split::<3, _>(bytes) {
+            [1, ..] => Some(Self::Started),
+            [2, stage, errno] => Some(Self::Refused { stage: LaunchStage::of(stage)?, errno }),
+            [3, status, _] => Some(Self::Ended { status }),
+            _ => None,
+        }
+    }
+}
+
+impl LaunchStage {
+    pub(crate) fn number(self) -> i32 {
+        match self {
+            Self::Sandbox => 0,
+            Self::Directory => 1,
+            Self::NotFound => 2,
+            Self::Execute => 3,
+        }
+    }
+
+    pub(crate) fn of(number: i32) -> Option<Self> {
+        [Self::Sandbox, Self::Directory, Self::NotFound, Self::Execute]
+            .into_iter()
+            .find(|stage| stage.number() == number)
+    }
+}
+
+fn join<const N: usize, const BYTES: usize>(numbers: [i32; N]) -> [u8; BYTES] {
+    let mut bytes = [0; BYTES];
+    for (place, number) in bytes.chunks_exact_mut(4).zip(numbers) {
+        place.copy_from_slice(&number.to_ne_bytes());
+    }
+    bytes
+}
+
+fn split<const N: usize, const BYTES: usize>(bytes: [u8; BYTES]) -> [i32; N] {
+    let mut numbers = [0; N];
+    for (number, place) in numbers.iter_mut().zip(bytes.as_chunks::<4>().0) {
+        *number = i32::from_ne_bytes(*place);
+    }
+    numbers
+}
+
+#[cfg(test)]
+mod tests {
+    use pretty_assertions::assert_eq;
+
+    use super::*;
+
+    #[test]
+    fn a_command_comes_back_from_its_bytes() {
+        let expected = CommandSpec {
+            directory: "/a b".into(),
+            arguments: vec!["sh".into(), "".into(), OsString::from_vec(vec![0xff, b'\n'])],
+            environment: vec!["A=1".into()],
+        };
+        assert_eq!(CommandSpec::decode(&expected.encode()).unwrap(), expected);
+        let cut = expected.encode();
+        assert!(CommandSpec::decode(&cut[..cut.len() - 1]).is_err());
+    }
+
+    #[test]
+    fn requests_and_events_come_back_from_their_bytes() {
+        for request in [CommandRequest::Signal(15), CommandRequest::Terminate, CommandRequest::Kill]
+        {
+            assert_eq!(CommandRequest::decode(request.encode()), Some(request));
+        }
+        let refused = CommandEvent::Refused { stage: LaunchStage::Execute, errno: 8 };
+        for event in [CommandEvent::Started, refused, CommandEvent::Ended { status: 256 }] {
+            assert_eq!(CommandEvent::decode(event.encode()), Some(event));
+        }
+        assert_eq!(CommandEvent::decode([9; EVENT_BYTES]), None);
+    }
+}
