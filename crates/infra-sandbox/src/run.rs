@@ -17,6 +17,7 @@ use rustix::pipe::PipeFlags;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
@@ -37,8 +38,10 @@ pub(crate) struct RunLimits {
 pub(crate) struct Watch {
     /// Cancelled when the environment is closed.
     pub(crate) closing: CancellationToken,
-    /// Cancelled when the session has written more than it may.
-    pub(crate) disk_full: CancellationToken,
+    /// Cancelled when the session is taken down.
+    pub(crate) ending: CancellationToken,
+    /// Changes when the session has written more than it may.
+    pub(crate) disk: watch::Receiver<u64>,
 }
 
 /// A command that is being executed. Dropping it ends the command.
@@ -155,7 +158,7 @@ pub(crate) async fn follow(
     limits: RunLimits,
     io: CommandIo,
     spill: &SpillMaker,
-    watch: &Watch,
+    mut watch: Watch,
 ) -> CommandExit {
     let began = Instant::now();
     let Launched { session, control, stdin, stdout, stderr, memory_kills } = launched;
@@ -165,7 +168,7 @@ pub(crate) async fn follow(
         let mut supervisor = Supervisor { control, requests: io.control, limits };
         let end = tokio::select! {
             biased;
-            end = supervisor.run(watch) => end,
+            end = supervisor.run(&mut watch) => end,
             never = feed(stdin, io.stdin) => never,
         };
         ended.cancel();
@@ -224,7 +227,7 @@ enum Event {
 }
 
 impl Supervisor {
-    async fn run(&mut self, watch: &Watch) -> End {
+    async fn run(&mut self, watch: &mut Watch) -> End {
         let deadline =
             self.limits.time_limit.map(|limit| (limit, tokio::time::Instant::now() + limit));
         let mut events = EventReader::default();
@@ -242,7 +245,7 @@ impl Supervisor {
     async fn next(
         &mut self,
         deadline: Option<(Duration, tokio::time::Instant)>,
-        watch: &Watch,
+        watch: &mut Watch,
         events: &mut EventReader,
     ) -> Event {
         let time_limit = async {
@@ -262,7 +265,8 @@ impl Supervisor {
                 ControlRequest::Cancel => Event::End(Cause::Cancelled),
             },
             () = watch.closing.cancelled() => Event::End(Cause::Cancelled),
-            () = watch.disk_full.cancelled() => Event::End(Cause::Disk),
+            () = watch.ending.cancelled() => Event::End(Cause::Cancelled),
+            Ok(()) = watch.disk.changed() => Event::End(Cause::Disk),
             limit = time_limit => Event::End(Cause::TimeLimit(limit)),
         }
     }

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -50,7 +50,7 @@ pub(crate) struct Session {
     pub(crate) memory_events: Option<PathBuf>,
     pub(crate) workspace: OwnedFd,
     pub(crate) scratch: OwnedFd,
-    pub(crate) upper: OwnedFd,
+    pub(crate) upper: Arc<OwnedFd>,
     /// Taken by the end.
     held: Mutex<Option<Held>>,
 }
@@ -86,6 +86,7 @@ impl Session {
         match shake_hands(&socket, spec) {
             Ok((facts, memory_events, [workspace, scratch, upper])) => {
                 let held = Mutex::new(Some(Held { socket, helper }));
+                let upper = Arc::new(upper);
                 Ok(Self { facts, memory_events, workspace, scratch, upper, held })
             }
             Err(error) => {

@@ -59,13 +59,13 @@ pub(crate) struct View {
     pub(crate) upper: Upper,
     /// Host directories that are shown read-only at the same path.
     pub(crate) trees: Vec<RawPath>,
-    /// Host directories with a writable layer that is thrown away at the end.
-    pub(crate) throw_away: Vec<RawPath>,
+    /// Host directories with a writable layer of their own over them.
+    pub(crate) layered: Vec<LayeredTree>,
     /// Symlinks that are made: path, target.
     pub(crate) links: Vec<(RawPath, RawPath)>,
     /// Paths inside that are hidden, once everything is in place.
     pub(crate) masks: Vec<RawPath>,
-    /// Host directories that are shown as they are: source, path inside.
+    /// Host directories and files that are shown as they are.
     pub(crate) added: Vec<AddedDirectory>,
     /// The home directory inside.
     pub(crate) home: RawPath,
@@ -78,6 +78,14 @@ pub(crate) struct View {
 pub(crate) enum ViewKind {
     /// What is listed and nothing else; of it, only the workspace keeps what is written.
     Listed,
+}
+
+/// A host directory with a writable layer over it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct LayeredTree {
+    /// On the host and inside.
+    pub(crate) path: RawPath,
+    pub(crate) upper: Upper,
 }
 
 /// Where changes go.

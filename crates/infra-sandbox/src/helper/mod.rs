@@ -19,4 +19,7 @@ mod mounts;
 mod root;
 mod seccomp;
 
+pub(crate) use init::kernel_version;
+
 pub(crate) use launcher::run;
+pub(crate) use root::SCRATCH;

@@ -67,15 +67,29 @@ struct Held {
 pub(super) fn enter(view: &View) -> Step<Entered> {
     let propagation = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     mounting("making the mounts private", mount_change("/", propagation).map_err(Into::into))?;
-    let held = hold(view)?;
-    let (workspace, upper) = workspace(view)?;
+    let mut held = hold(view)?;
+    let lower = Layer::open(view.workspace.as_path(), &view.upper, SetupStage::Overlay)?;
+    let layered = view
+        .layered
+        .iter()
+        .map(|tree| Layer::open(tree.path.as_path(), &tree.upper, SetupStage::Mounts));
+    let layered = layered.collect::<Step<Vec<Layer>>>()?;
+    // From here on the host's files are reached by what is held, and no more by their paths.
+    let stage = STAGES.iter().map(Path::new).find(|stage| stage.is_dir());
+    let stage = stage.unwrap_or(Path::new("/"));
+    let (workspace, upper) = lower.mount(stage)?;
+    for layer in layered {
+        let target = layer.path.clone();
+        let (mount, _) = layer.mount(stage)?;
+        held.push(Held { mount, target, is_directory: true });
+    }
+    // A tree is placed after what it stands in.
+    held.sort_by(|left, right| left.target.cmp(&right.target));
     let processes = during(SetupStage::Proc, "mounting /proc", mounts::processes())?;
     let devices: Vec<Held> = DEVICES.iter().filter_map(|name| device(name)).collect();
     let terminals = mounting("making pseudo-terminals", mounts::terminals())?;
 
     let root = mounting("making the root", mounts::memory(ROOT_BYTES, "0755"))?;
-    let stage = STAGES.iter().map(Path::new).find(|stage| stage.is_dir());
-    let stage = stage.unwrap_or(Path::new("/"));
     mounting("placing the root", mounts::attach(&root, CWD, stage))?;
     mounting("entering the root", rustix::process::fchdir(&root).map_err(Into::into))?;
     mounting("entering the root", rustix::process::pivot_root(".", ".").map_err(Into::into))?;
@@ -122,15 +136,10 @@ fn hold(view: &View) -> Step<Vec<Held>> {
     for path in &view.trees {
         held.push(hold_one(path.as_path(), path.as_path(), NO_SETUID | NO_DEVICES | READ_ONLY)?);
     }
-    for path in &view.throw_away {
-        held.push(hold_throw_away(path.as_path(), view.scratch_bytes)?);
-    }
     for added in &view.added {
         let attributes = NO_SETUID | NO_DEVICES | if added.writable { 0 } else { READ_ONLY };
         held.push(hold_one(added.source.as_path(), added.target.as_path(), attributes)?);
     }
-    // A tree is placed after what it stands in.
-    held.sort_by(|left, right| left.target.cmp(&right.target));
     Ok(held)
 }
 
@@ -141,49 +150,62 @@ fn hold_one(source: &Path, target: &Path, attributes: u64) -> Step<Held> {
     Ok(Held { mount, target: target.to_path_buf(), is_directory: source.is_dir() })
 }
 
-/// A tree with a layer in memory over it.
-fn hold_throw_away(path: &Path, bytes: u64) -> Step<Held> {
-    let what = || format!("laying a throw-away layer over {}", path.display());
-    let layers = mounting(what(), memory_layers(bytes))?;
-    let lower = mounting(what(), open_directory(path))?;
-    let (upper, work) = &layers;
-    let mount = during(SetupStage::Overlay, what(), mounts::overlay(&lower, upper, work))?;
-    Ok(Held { mount, target: path.to_path_buf(), is_directory: true })
+fn open_directory(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(open(path, flags, Mode::empty())?)
 }
 
-/// An upper and a work directory in a new tmpfs, which lives as long as a mount of it does.
-fn memory_layers(bytes: u64) -> io::Result<(OwnedFd, OwnedFd)> {
+/// A directory that gets a writable layer, both held.
+struct Layer {
+    path: PathBuf,
+    lower: OwnedFd,
+    upper: LayerUpper,
+    stage: SetupStage,
+}
+
+enum LayerUpper {
+    Directories(OwnedFd, OwnedFd),
+    Memory(u64),
+}
+
+impl Layer {
+    fn open(path: &Path, upper: &Upper, stage: SetupStage) -> Step<Self> {
+        let open = |path: &Path| {
+            during(stage, format!("opening {}", path.display()), open_directory(path))
+        };
+        let upper = match upper {
+            Upper::Directories { upper, work } => {
+                LayerUpper::Directories(open(upper.as_path())?, open(work.as_path())?)
+            }
+            Upper::Memory { max_bytes } => LayerUpper::Memory(*max_bytes),
+        };
+        Ok(Self { path: path.to_path_buf(), lower: open(path)?, upper, stage })
+    }
+
+    /// Mounts the overlay, attached nowhere yet, and gives the upper layer with it.
+    fn mount(self, place: &Path) -> Step<(OwnedFd, OwnedFd)> {
+        let Self { path, lower, upper, stage } = self;
+        let what = || format!("mounting an overlay over {}", path.display());
+        let (upper, work) = match upper {
+            LayerUpper::Directories(upper, work) => (upper, work),
+            LayerUpper::Memory(bytes) => during(stage, what(), memory_layers(bytes, place))?,
+        };
+        let mount = during(stage, what(), mounts::overlay(&lower, &upper, &work))?;
+        Ok((mount, upper))
+    }
+}
+
+/// An upper and a work directory in a new tmpfs. The kernel takes a layer only from a mount that is
+/// attached in this namespace, so it is, at a place that is left behind with the old root.
+fn memory_layers(bytes: u64, place: &Path) -> io::Result<(OwnedFd, OwnedFd)> {
     let memory = mounts::memory(bytes, "0700")?;
+    mounts::attach(&memory, CWD, place)?;
     let make = |name: &str| {
         rustix::fs::mkdirat(&memory, name, Mode::from_raw_mode(0o755))?;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         Ok::<_, io::Error>(rustix::fs::openat(&memory, name, flags, Mode::empty())?)
     };
     Ok((make("upper")?, make("work")?))
-}
-
-fn open_directory(path: &Path) -> io::Result<OwnedFd> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    Ok(open(path, flags, Mode::empty())?)
-}
-
-/// The overlay of the workspace and its upper layer.
-fn workspace(view: &View) -> Step<(OwnedFd, OwnedFd)> {
-    let overlay =
-        |what: &str, result: io::Result<OwnedFd>| during(SetupStage::Overlay, what, result);
-    let lower = overlay("opening the workspace", open_directory(view.workspace.as_path()))?;
-    let (upper, work) = match &view.upper {
-        Upper::Directories { upper, work } => (
-            overlay("opening the upper layer", open_directory(upper.as_path()))?,
-            overlay("opening the work directory", open_directory(work.as_path()))?,
-        ),
-        Upper::Memory { max_bytes } => {
-            let layers = memory_layers(*max_bytes);
-            during(SetupStage::Overlay, "making the upper layer in memory", layers)?
-        }
-    };
-    let mount = overlay("mounting the overlay", mounts::overlay(&lower, &upper, &work))?;
-    Ok((mount, upper))
 }
 
 /// A device of the host; one that the host lacks is left out.
@@ -206,6 +228,7 @@ fn lay_out(view: &View) -> io::Result<()> {
     symlink("/tmp", "/var/tmp")?;
     fs::create_dir("/.forge")?;
     fs::create_dir(HIDDEN_DIRECTORY)?;
+    fs::set_permissions(HIDDEN_DIRECTORY, std::os::unix::fs::PermissionsExt::from_mode(0o000))?;
     fs::write(HIDDEN_FILE, "")?;
     fs::set_permissions(HIDDEN_FILE, std::os::unix::fs::PermissionsExt::from_mode(0o000))?;
     private("/tmp".as_ref(), view.scratch_bytes, "1777")?;
@@ -271,7 +294,7 @@ fn writable(view: &View) -> Writable {
         ["/tmp", "/dev/shm", "/dev/pts"].into_iter().map(PathBuf::from).collect();
     directories.push(view.home.as_path().to_path_buf());
     directories.push(view.workspace.as_path().to_path_buf());
-    directories.extend(view.throw_away.iter().map(|path| path.as_path().to_path_buf()));
+    directories.extend(view.layered.iter().map(|tree| tree.path.as_path().to_path_buf()));
     let added = view.added.iter().filter(|added| added.writable);
     directories.extend(added.map(|added| added.target.as_path().to_path_buf()));
     let files =

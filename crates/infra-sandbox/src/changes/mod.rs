@@ -1,0 +1,20 @@
+//! What a session changed, read from its upper layer.
+//!
+//! The layer was written by commands, so it is read as what somebody hostile has made: everything is
+//! opened by descriptor beneath its root, no symlink is followed, nothing is executed or trusted. What
+//! the overlay itself notes is matched by its exact names, which the kernel does not let a command
+//! forge.
+
+mod compare;
+mod ignored;
+mod layer;
+mod lines;
+mod walk;
+
+#[cfg(test)]
+mod tests;
+
+pub use lines::LineChanges;
+pub(crate) use lines::line_changes;
+pub(crate) use walk::change_set;
+pub use walk::{DetailedChange, DetailedChangeSet, FileFacts};

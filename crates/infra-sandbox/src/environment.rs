@@ -1,0 +1,348 @@
+//! The environment itself: what its ports share.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use forge_command_io::BackgroundCommand;
+use forge_domain::{
+    BackgroundId, Description, EnvironmentError, EnvironmentKind, SessionId, WorkspaceLocation,
+};
+use rustix::fs::{Mode, OFlags};
+use tokio::sync::{OnceCell, RwLock, RwLockReadGuard};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tracing::debug;
+
+use crate::changes::change_set;
+use crate::config::SandboxConfig;
+use crate::description::describe;
+use crate::diagnosis::explain;
+use crate::helper;
+use crate::paths::{Tree, Trees};
+use crate::plan::{Plan, plan};
+use crate::quota::Quota;
+use crate::session::Session;
+use crate::store::{OpenSession, SessionEnd, SessionError, SessionStore, StoredSummary};
+
+/// The embedded sandbox as an environment. Clones share one; nothing is made before the first use.
+///
+/// Dropping the last clone ends every process of the session; what it has written stays, as after
+/// `close`, which is what says what went wrong.
+#[derive(Clone)]
+pub struct SandboxEnvironment {
+    pub(crate) inner: Arc<Inner>,
+}
+
+impl SandboxEnvironment {
+    /// Takes the configuration and the workspace, whose paths are absolute and hold no symlinks.
+    /// Neither checks nor makes anything.
+    #[must_use]
+    pub fn new(config: SandboxConfig, workspace: WorkspaceLocation) -> Self {
+        let config = SandboxConfig { workspace, ..config };
+        Self {
+            inner: Arc::new(Inner {
+                config,
+                standing: tokio::sync::Mutex::new(None),
+                session: Mutex::new(None),
+                background: Mutex::default(),
+                closing: CancellationToken::new(),
+                calls: RwLock::new(()),
+                closed: OnceCell::new(),
+            }),
+        }
+    }
+
+    /// The session that is used, once there is one, and whether it is continued.
+    #[must_use]
+    pub fn session(&self) -> Option<UsedSession> {
+        self.inner.used().clone()
+    }
+}
+
+impl fmt::Debug for SandboxEnvironment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SandboxEnvironment")
+            .field("workspace", &self.inner.config.workspace)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What is known of the session that an environment uses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UsedSession {
+    /// Its id.
+    pub id: SessionId,
+    /// Whether it held something before.
+    pub origin: SessionOrigin,
+    /// What it held when the environment was closed; `None` before, and where it holds nothing and
+    /// is gone.
+    pub kept: Option<StoredSummary>,
+}
+
+/// Where a session comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SessionOrigin {
+    /// It was made for this use.
+    New,
+    /// It was there and is gone on with.
+    Continued,
+}
+
+/// Background commands in order of their start; the numbers in their ids rise.
+pub(crate) type BackgroundTable = BTreeMap<u64, (BackgroundId, Arc<BackgroundCommand>)>;
+
+pub(crate) struct Inner {
+    pub(crate) config: SandboxConfig,
+    standing: tokio::sync::Mutex<Option<Arc<Standing>>>,
+    session: Mutex<Option<UsedSession>>,
+    background: Mutex<BackgroundTable>,
+    /// Cancelled when the environment is being closed: every running command ends.
+    pub(crate) closing: CancellationToken,
+    /// Every call holds a read lock while it works, so `close` can wait for all of them.
+    calls: RwLock<()>,
+    pub(crate) closed: OnceCell<Result<(), String>>,
+}
+
+/// A session that stands, and what acts on it.
+pub(crate) struct Standing {
+    pub(crate) session: Arc<Session>,
+    pub(crate) trees: Trees,
+    /// `NAME=VALUE` each.
+    pub(crate) environment: Vec<OsString>,
+    pub(crate) description: Description,
+    pub(crate) quota: Quota,
+    /// Cancelled when this session ends, before the environment perhaps.
+    pub(crate) ending: CancellationToken,
+    /// Given back to the store at the end.
+    stored: Mutex<Option<OpenSession>>,
+    _end: DropGuard,
+}
+
+impl Inner {
+    pub(crate) fn closed_error() -> EnvironmentError {
+        EnvironmentError::Closed { environment: EnvironmentKind::Sandbox }
+    }
+
+    /// Begins a call, or refuses it since the environment is closed. To be held until its end.
+    pub(crate) async fn enter(&self) -> Result<RwLockReadGuard<'_, ()>, EnvironmentError> {
+        if self.closing.is_cancelled() {
+            return Err(Self::closed_error());
+        }
+        let guard = self.calls.read().await;
+        if self.closing.is_cancelled() { Err(Self::closed_error()) } else { Ok(guard) }
+    }
+
+    /// Waits until no call is under way. Only of use after `closing` was cancelled.
+    pub(crate) async fn all_calls_ended(&self) {
+        drop(self.calls.write().await);
+    }
+
+    pub(crate) fn background(&self) -> MutexGuard<'_, BackgroundTable> {
+        // The table is changed by single inserts: a panic elsewhere leaves it whole.
+        self.background.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn used(&self) -> MutexGuard<'_, Option<UsedSession>> {
+        self.session.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The session, made if it is not there yet.
+    pub(crate) async fn standing(self: &Arc<Self>) -> Result<Arc<Standing>, EnvironmentError> {
+        let mut slot = self.standing.lock().await;
+        if let Some(standing) = &*slot {
+            return Ok(Arc::clone(standing));
+        }
+        if self.closing.is_cancelled() {
+            return Err(Self::closed_error());
+        }
+        let config = self.config.clone();
+        // Continued where it was before, should it have been taken down in between.
+        let before = self.used().as_ref().map(|used| used.id.clone());
+        let made = blocking(move || Standing::make(&config, before)).await??;
+        let (standing, origin) = made.start();
+        let standing = Arc::new(standing);
+        {
+            let mut used = self.used();
+            let id = standing.id();
+            if let (None, Some(id)) = (&*used, id) {
+                *used = Some(UsedSession { id, origin, kept: None });
+            }
+        }
+        *slot = Some(Arc::clone(&standing));
+        Ok(standing)
+    }
+
+    /// Takes the session down, so that the next use makes it anew; does something to it in between.
+    pub(crate) async fn without_session<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&OpenSession) -> Result<T, SessionError> + Send + 'static,
+    ) -> Result<T, EnvironmentError> {
+        let standing = self.standing().await?;
+        let mut slot = self.standing.lock().await;
+        *slot = None;
+        standing.ending.cancel();
+        for (_, command) in self.background().values() {
+            command.cancel();
+        }
+        blocking(move || {
+            standing.session.end();
+            let stored = standing.stored();
+            match &*stored {
+                Some(session) => work(session).map_err(store_error),
+                None => Err(Self::closed_error()),
+            }
+        })
+        .await?
+    }
+
+    /// Ends the session for good and gives it back to the store.
+    pub(crate) async fn end_session(self: &Arc<Self>) -> Result<(), String> {
+        let Some(standing) = self.standing.lock().await.take() else { return Ok(()) };
+        standing.ending.cancel();
+        let workspace = self.config.workspace.root.clone();
+        let ended = blocking(move || {
+            standing.session.end();
+            let session = standing.stored().take();
+            session.map(|session| give_back(session, &standing.session, &workspace))
+        });
+        match ended.await {
+            Ok(Some(Ok(SessionEnd::Kept(summary)))) => {
+                if let Some(used) = &mut *self.used() {
+                    used.kept = Some(summary);
+                }
+                Ok(())
+            }
+            Ok(None | Some(Ok(SessionEnd::Removed))) => Ok(()),
+            Ok(Some(Err(error))) => Err(error.to_string()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}
+
+/// Counts what a session holds and ends its use.
+fn give_back(
+    stored: OpenSession,
+    session: &Session,
+    workspace: &std::path::Path,
+) -> Result<SessionEnd, SessionError> {
+    if stored.holds_anything().unwrap_or(true) {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let lower = rustix::fs::open(workspace, flags, Mode::empty());
+        let counted = lower
+            .map_err(std::io::Error::from)
+            .and_then(|lower| change_set(session.upper.as_fd(), lower.as_fd()));
+        match counted {
+            Ok(changes) => stored.set_summary(changes.summary())?,
+            Err(error) => debug!(%error, "The session's changes could not be counted."),
+        }
+    }
+    stored.end()
+}
+
+pub(crate) fn store_error(error: SessionError) -> EnvironmentError {
+    EnvironmentError::Unavailable {
+        environment: EnvironmentKind::Sandbox,
+        reason: "its session cannot be used".to_owned(),
+        source: Some(Box::new(error)),
+    }
+}
+
+/// Runs what blocks on a thread for that.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, EnvironmentError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => Ok(result),
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        // The runtime is being shut down, and the environment with it.
+        Err(_) => Err(Inner::closed_error()),
+    }
+}
+
+/// A session that stands and is not looked after yet: that takes a runtime.
+struct Made {
+    session: Arc<Session>,
+    stored: OpenSession,
+    trees: Trees,
+    environment: Vec<OsString>,
+    description: Description,
+    max_disk_bytes: u64,
+}
+
+impl Standing {
+    fn make(config: &SandboxConfig, before: Option<SessionId>) -> Result<Made, EnvironmentError> {
+        let store = SessionStore::new(&config.state_directory);
+        let choice =
+            before.map_or_else(|| config.session.clone(), crate::store::SessionChoice::Named);
+        let stored = store.open(&config.workspace.root, &choice).map_err(store_error)?;
+        let started = plan(config, &stored).and_then(|plan| {
+            let session = Session::start(&config.helper, &plan.spec).map_err(explain)?;
+            Ok((plan, session))
+        });
+        let (Plan { environment, hidden, .. }, session) = match started {
+            Ok(started) => started,
+            Err(error) => {
+                // One that was made for this leaves nothing behind.
+                drop(stored.end());
+                return Err(error);
+            }
+        };
+        let tree = |path: PathBuf, directory: &std::os::fd::OwnedFd| {
+            let directory = Arc::new(
+                directory
+                    .try_clone()
+                    .map_err(|error| explain(crate::session::StartError::Spawn(error)))?,
+            );
+            Ok::<_, EnvironmentError>(Tree { path, directory })
+        };
+        let trees = Trees {
+            workspace: tree(config.workspace.root.clone(), &session.workspace)?,
+            scratch: tree(helper::SCRATCH.into(), &session.scratch)?,
+            working_directory: config.workspace.working_directory.clone(),
+            extra: Vec::new(),
+        };
+        let description = describe(config, session.facts, &hidden);
+        Ok(Made {
+            session: Arc::new(session),
+            stored,
+            trees,
+            environment,
+            description,
+            max_disk_bytes: config.limits.disk_bytes,
+        })
+    }
+
+    fn id(&self) -> Option<SessionId> {
+        self.stored().as_ref().map(|session| session.id().clone())
+    }
+
+    fn stored(&self) -> MutexGuard<'_, Option<OpenSession>> {
+        self.stored.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Made {
+    fn start(self) -> (Standing, SessionOrigin) {
+        let Self { session, stored, trees, environment, description, max_disk_bytes } = self;
+        let origin = match stored.is_continued() {
+            true => SessionOrigin::Continued,
+            false => SessionOrigin::New,
+        };
+        let ending = CancellationToken::new();
+        let quota = Quota::watch(Arc::clone(&session.upper), max_disk_bytes);
+        let standing = Standing {
+            session,
+            trees,
+            environment,
+            description,
+            quota,
+            _end: ending.clone().drop_guard(),
+            ending,
+            stored: Mutex::new(Some(stored)),
+        };
+        (standing, origin)
+    }
+}

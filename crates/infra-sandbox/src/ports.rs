@@ -1,0 +1,340 @@
+//! The ports.
+
+use std::ffi::OsString;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use forge_command_io::BackgroundCommand;
+use forge_domain::{
+    BackgroundCommands, BackgroundError, BackgroundId, BackgroundStatus, BackgroundSummary,
+    ByteRange, ChangeSet, Changes, ChangesError, CommandError, CommandExit, CommandIo,
+    CommandRequest, Commands, Describe, Description, DirectoryEntry, EnvironmentError,
+    EnvironmentKind, FileContents, FileError, FileStat, Files, Lifecycle, OutputLimits,
+    OutputOffset, Program, Removal, Search, SearchError, SearchOutcome, SearchQuery, Stdin,
+    WriteOptions,
+};
+use rustix::fs::{Mode, OFlags};
+use tracing::debug;
+
+use crate::changes::change_set;
+use crate::environment::{Inner, SandboxEnvironment, Standing, blocking};
+use crate::paths::Trees;
+use crate::plan::joined;
+use crate::run::{Input, Launched, RunLimits, Watch, follow, launch};
+use crate::spec::CommandSpec;
+
+/// How long `close` waits for calls to end, beyond the grace of the commands, before it says so.
+const CLOSE_LIMIT: Duration = Duration::from_secs(10);
+
+impl SandboxEnvironment {
+    async fn launch(
+        &self,
+        request: &CommandRequest,
+        input: Input,
+    ) -> Result<(Arc<Standing>, Launched), CommandError> {
+        let standing = self.inner.standing().await?;
+        let command = command(&self.inner, &standing, request)?;
+        let launched = launch(&standing.session, &command, input).await?;
+        Ok((standing, launched))
+    }
+
+    fn watch(&self, standing: &Standing) -> Watch {
+        Watch {
+            closing: self.inner.closing.clone(),
+            ending: standing.ending.clone(),
+            disk: standing.quota.exceeded(),
+        }
+    }
+}
+
+/// The request as the helper carries it out.
+fn command(
+    inner: &Inner,
+    standing: &Standing,
+    request: &CommandRequest,
+) -> Result<CommandSpec, CommandError> {
+    let invalid = |reason: &str| CommandError::Invalid { reason: reason.to_owned() };
+    let arguments: Vec<OsString> = match &request.program {
+        Program::Argv { program, arguments } => {
+            std::iter::once(program).chain(arguments).cloned().collect()
+        }
+        Program::Shell(text) => {
+            vec![inner.config.shell.clone().into(), "-c".into(), text.clone()]
+        }
+    };
+    if arguments.first().is_none_or(|program| program.is_empty()) {
+        return Err(invalid("the program is empty"));
+    }
+    if arguments.iter().any(|word| word.as_bytes().contains(&0)) {
+        return Err(invalid("the program or an argument holds a NUL byte"));
+    }
+    let base = &inner.config.workspace.working_directory;
+    let directory = match &request.working_directory {
+        Some(directory) => base.join(directory),
+        None => base.clone(),
+    };
+    if directory.as_os_str().as_bytes().contains(&0) {
+        return Err(invalid("the working directory holds a NUL byte"));
+    }
+    let mut environment: Vec<OsString> = Vec::new();
+    let own = request.environment.iter().map(joined);
+    for entry in standing.environment.iter().cloned().chain(own) {
+        // Of a name, the last value counts, and a program sees it once.
+        let name = |entry: &OsString| {
+            let bytes = entry.as_bytes();
+            bytes.iter().position(|byte| *byte == b'=').map(|at| bytes[..at].to_vec())
+        };
+        let named = name(&entry);
+        environment.retain(|other| name(other) != named);
+        environment.push(entry);
+    }
+    Ok(CommandSpec { directory: directory.into(), arguments, environment })
+}
+
+#[async_trait]
+impl Commands for SandboxEnvironment {
+    async fn run(
+        &self,
+        request: CommandRequest,
+        io: CommandIo,
+    ) -> Result<CommandExit, CommandError> {
+        let _call = self.inner.enter().await?;
+        let input = match &io.stdin {
+            Stdin::Empty => Input::Nothing,
+            Stdin::Stream(_) => Input::Pipe,
+        };
+        let (standing, launched) = self.launch(&request, input).await?;
+        let limits = RunLimits {
+            time_limit: request.time_limit,
+            grace: request.termination_grace,
+            output: request.output_limits,
+        };
+        let watch = self.watch(&standing);
+        let spill = move || standing.trees.spill_file();
+        Ok(follow(launched, limits, io, &spill, watch).await)
+    }
+}
+
+#[async_trait]
+impl BackgroundCommands for SandboxEnvironment {
+    async fn start(&self, request: CommandRequest) -> Result<BackgroundId, CommandError> {
+        let _call = self.inner.enter().await?;
+        let (standing, launched) = self.launch(&request, Input::Nothing).await?;
+        let limits = RunLimits {
+            time_limit: request.time_limit,
+            grace: request.termination_grace,
+            output: OutputLimits::NOTHING,
+        };
+        let (command, io) = BackgroundCommand::new();
+        // The task holds only what it needs: were it to hold the environment, the drop of the last
+        // clone would never end it.
+        let watch = self.watch(&standing);
+        drop(standing);
+        command.follow(async move {
+            let no_spill = || Err(std::io::ErrorKind::Unsupported.into());
+            follow(launched, limits, io, &no_spill, watch).await
+        });
+        let mut table = self.inner.background();
+        let number = table.last_key_value().map_or(1, |(last, _)| last + 1);
+        let id = BackgroundId::parse(&format!("bg-{number}"))
+            .map_err(|error| CommandError::Invalid { reason: error.to_string() })?;
+        table.insert(number, (id.clone(), command));
+        Ok(id)
+    }
+
+    async fn poll(
+        &self,
+        id: &BackgroundId,
+        since: OutputOffset,
+        wait: Duration,
+    ) -> Result<BackgroundStatus, BackgroundError> {
+        let _call = self.inner.enter().await?;
+        let command = self.inner.find(id)?;
+        tokio::select! {
+            () = command.changed(since, wait) => Ok(command.status(since)),
+            () = self.inner.closing.cancelled() => Err(Inner::closed_error().into()),
+        }
+    }
+
+    async fn stop(
+        &self,
+        id: &BackgroundId,
+        since: OutputOffset,
+    ) -> Result<BackgroundStatus, BackgroundError> {
+        let _call = self.inner.enter().await?;
+        let command = self.inner.find(id)?;
+        command.cancel();
+        command.ended().await;
+        Ok(command.status(since))
+    }
+
+    async fn list_background(&self) -> Result<Vec<BackgroundSummary>, EnvironmentError> {
+        let _call = self.inner.enter().await?;
+        let summary = |(id, command): &(BackgroundId, Arc<BackgroundCommand>)| BackgroundSummary {
+            id: id.clone(),
+            ending: command.ending(),
+        };
+        Ok(self.inner.background().values().map(summary).collect())
+    }
+}
+
+impl Inner {
+    fn find(&self, id: &BackgroundId) -> Result<Arc<BackgroundCommand>, BackgroundError> {
+        let table = self.background();
+        let found = table.values().find(|(candidate, _)| candidate == id);
+        match found {
+            Some((_, command)) => Ok(Arc::clone(command)),
+            None => Err(BackgroundError::NotFound { id: id.clone() }),
+        }
+    }
+
+    async fn close(self: &Arc<Self>) -> Result<(), String> {
+        self.closing.cancel();
+        let commands: Vec<_> =
+            self.background().values().map(|(_, command)| Arc::clone(command)).collect();
+        let all_ended = async {
+            for command in &commands {
+                command.ended().await;
+            }
+            self.all_calls_ended().await;
+        };
+        let in_time = tokio::time::timeout(CLOSE_LIMIT, all_ended).await;
+        for command in &commands {
+            command.kill();
+        }
+        let ended = self.end_session().await;
+        debug!("The sandbox was closed.");
+        match (in_time, ended) {
+            (Err(_), _) => Err("commands were still running and were killed".to_owned()),
+            (Ok(()), ended) => ended,
+        }
+    }
+}
+
+impl SandboxEnvironment {
+    /// Does what blocks with the trees of the session.
+    async fn with_trees<T, E>(
+        &self,
+        work: impl FnOnce(&Trees) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<EnvironmentError> + Send + 'static,
+    {
+        let _call = self.inner.enter().await?;
+        let trees = self.inner.standing().await?.trees.clone();
+        blocking(move || work(&trees)).await?
+    }
+}
+
+#[async_trait]
+impl Files for SandboxEnvironment {
+    async fn read(&self, path: &Path, range: ByteRange) -> Result<FileContents, FileError> {
+        let path = path.to_path_buf();
+        self.with_trees(move |trees| trees.read(&path, range)).await
+    }
+
+    async fn write(
+        &self,
+        path: &Path,
+        contents: Bytes,
+        options: WriteOptions,
+    ) -> Result<(), FileError> {
+        let path = path.to_path_buf();
+        self.with_trees(move |trees| trees.write(&path, &contents, options)).await
+    }
+
+    async fn remove(&self, path: &Path, removal: Removal) -> Result<(), FileError> {
+        let path = path.to_path_buf();
+        self.with_trees(move |trees| trees.remove(&path, removal)).await
+    }
+
+    async fn list(&self, path: &Path) -> Result<Vec<DirectoryEntry>, FileError> {
+        let path = path.to_path_buf();
+        self.with_trees(move |trees| trees.list(&path)).await
+    }
+
+    async fn stat(&self, path: &Path) -> Result<FileStat, FileError> {
+        let path = path.to_path_buf();
+        self.with_trees(move |trees| trees.stat(&path)).await
+    }
+}
+
+/// Tells the searching thread that nobody waits for it any more.
+#[derive(Default)]
+struct StopOnDrop(Arc<AtomicBool>);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[async_trait]
+impl Search for SandboxEnvironment {
+    async fn search(&self, query: SearchQuery) -> Result<SearchOutcome, SearchError> {
+        let stop = StopOnDrop::default();
+        let stopped = Arc::clone(&stop.0);
+        self.with_trees(move |trees| trees.search(&query, &stopped)).await
+    }
+}
+
+#[async_trait]
+impl Describe for SandboxEnvironment {
+    async fn describe(&self) -> Result<Description, EnvironmentError> {
+        let _call = self.inner.enter().await?;
+        Ok(self.inner.standing().await?.description.clone())
+    }
+
+    fn kind(&self) -> EnvironmentKind {
+        EnvironmentKind::Sandbox
+    }
+}
+
+#[async_trait]
+impl Changes for SandboxEnvironment {
+    async fn changes(&self) -> Result<ChangeSet, ChangesError> {
+        let _call = self.inner.enter().await?;
+        let standing = self.inner.standing().await?;
+        let root = self.inner.config.workspace.root.clone();
+        let changes = blocking(move || {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let lower = rustix::fs::open(&root, flags, Mode::empty())?;
+            change_set(standing.session.upper.as_fd(), lower.as_fd())
+        });
+        let changes = changes.await?.map_err(|source| EnvironmentError::ContactLost {
+            environment: EnvironmentKind::Sandbox,
+            operation: "reading the changes".to_owned(),
+            source: Some(Box::new(source)),
+        })?;
+        Ok(changes.into_domain())
+    }
+
+    async fn discard_changes(&self) -> Result<(), ChangesError> {
+        let _call = self.inner.enter().await?;
+        Ok(self.inner.without_session(|session| session.discard()).await?)
+    }
+}
+
+#[async_trait]
+impl Lifecycle for SandboxEnvironment {
+    async fn prepare(&self) -> Result<(), EnvironmentError> {
+        let _call = self.inner.enter().await?;
+        self.inner.standing().await.map(drop)
+    }
+
+    async fn close(&self) -> Result<(), EnvironmentError> {
+        let closed = self.inner.closed.get_or_init(|| self.inner.close()).await;
+        closed.clone().map_err(|reason| EnvironmentError::Unavailable {
+            environment: EnvironmentKind::Sandbox,
+            reason: format!("it could not be closed in full: {reason}"),
+            source: None,
+        })
+    }
+}

@@ -1,0 +1,131 @@
+//! What is written down about a session.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+use crate::spec::RawPath;
+
+/// The version of what this forge writes. It reads no higher one.
+pub(super) const VERSION: u32 = 1;
+
+/// No session's description is longer.
+const MAX_META_BYTES: u64 = 64 * 1024;
+
+/// What a session held when it was last closed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredSummary {
+    /// Changed files that are listed.
+    pub changed_files: u64,
+    /// Changed files that the project's ignore rules exclude.
+    pub ignored_files: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Meta {
+    pub(super) version: u32,
+    pub(super) workspace: WrittenPath,
+    /// Seconds since 1970.
+    pub(super) created: u64,
+    pub(super) last_used: u64,
+    /// Which forge used it last.
+    pub(super) forge: String,
+    /// Absent until it was closed for the first time.
+    #[serde(default)]
+    pub(super) summary: Option<StoredSummary>,
+}
+
+/// A path as text where it is UTF-8, for people who look into the file; else as its bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum WrittenPath {
+    #[serde(rename = "text")]
+    Text(String),
+    #[serde(rename = "bytes")]
+    Bytes(RawPath),
+}
+
+impl WrittenPath {
+    pub(super) fn of(path: &Path) -> Self {
+        match path.to_str() {
+            Some(text) => Self::Text(text.to_owned()),
+            None => Self::Bytes(path.into()),
+        }
+    }
+
+    pub(super) fn as_path(&self) -> &Path {
+        match self {
+            Self::Text(text) => Path::new(text),
+            Self::Bytes(path) => path.as_path(),
+        }
+    }
+}
+
+/// Why a description cannot be used.
+#[derive(Debug)]
+pub(super) enum Unusable {
+    /// It was written by a newer forge, and is whole as far as anybody knows.
+    Newer,
+    /// It makes no sense.
+    Damaged(String),
+    /// It is not there: the session is being made or removed.
+    Missing,
+    /// It cannot be read.
+    Io(io::Error),
+}
+
+/// The part that every version has.
+#[derive(Deserialize)]
+struct Versioned {
+    version: u32,
+}
+
+impl Meta {
+    pub(super) fn new(workspace: &Path, now: SystemTime) -> Self {
+        Self {
+            version: VERSION,
+            workspace: WrittenPath::of(workspace),
+            created: seconds(now),
+            last_used: seconds(now),
+            forge: env!("CARGO_PKG_VERSION").to_owned(),
+            summary: None,
+        }
+    }
+
+    pub(super) fn read(directory: &Path) -> Result<Self, Unusable> {
+        let file = match File::open(directory.join("meta.json")) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Unusable::Missing),
+            Err(error) => return Err(Unusable::Io(error)),
+        };
+        let mut bytes = Vec::new();
+        file.take(MAX_META_BYTES).read_to_end(&mut bytes).map_err(Unusable::Io)?;
+        let damaged = |error: serde_json::Error| Unusable::Damaged(error.to_string());
+        let Versioned { version } = serde_json::from_slice(&bytes).map_err(damaged)?;
+        if version > VERSION {
+            return Err(Unusable::Newer);
+        }
+        serde_json::from_slice(&bytes).map_err(damaged)
+    }
+
+    /// Writes it so that a reader, or a machine that loses power, sees the old one or the new one.
+    pub(super) fn write(&self, directory: &Path) -> io::Result<()> {
+        let new = directory.join("meta.json.new");
+        let bytes = serde_json::to_vec_pretty(self).map_err(io::Error::other)?;
+        let written = File::create(&new).and_then(|mut file| {
+            file.write_all(&bytes)?;
+            file.sync_all()
+        });
+        let renamed = written.and_then(|()| fs::rename(&new, directory.join("meta.json")));
+        if renamed.is_err() {
+            drop(fs::remove_file(&new));
+        }
+        renamed
+    }
+}
+
+pub(super) fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
+}

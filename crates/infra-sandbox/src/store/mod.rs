@@ -1,0 +1,27 @@
+//! Sessions on the disk: `sessions/<id>/{meta.json,lock,upper,work,base}` under the state directory.
+//!
+//! A session is used by one process at a time, which holds a lock (flock(2)) on its `lock` file; the
+//! kernel gives it back however that process ends. What is made is made aside and renamed into place,
+//! what is removed is renamed away first, so that no half of a session is ever taken for one. What
+//! cannot be read is set aside and never deleted by itself.
+
+mod error;
+mod id;
+mod meta;
+mod open;
+mod prune;
+mod read;
+mod sessions;
+
+#[cfg(test)]
+mod tests;
+
+pub use error::SessionError;
+pub use meta::StoredSummary;
+pub use open::{OpenSession, SessionEnd};
+pub(crate) use prune::remove_directory;
+pub use prune::{PruneOptions, PruneReport, Pruned};
+pub use read::SessionLayers;
+pub use sessions::{
+    DamagedSession, Listing, SessionChoice, SessionState, SessionStore, SessionSummary,
+};
