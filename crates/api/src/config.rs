@@ -12,6 +12,8 @@ use forge_domain::{
     VariableName,
 };
 use forge_infra_model::ModelConfig;
+#[cfg(target_os = "linux")]
+use forge_infra_sandbox::SandboxConfig;
 use forge_infra_tensorlake::TensorlakeConfig;
 
 /// What Forge is made from. The directory and the environment have no default.
@@ -77,6 +79,9 @@ impl ForgeConfig {
 /// than it was told to.
 #[derive(Debug, Clone)]
 pub enum ExecutorConfig {
+    /// The embedded sandbox. Commands get the configuration's variables and nothing of this process's.
+    #[cfg(target_os = "linux")]
+    Sandbox(Box<SandboxConfig>),
     /// This host, without isolation.
     Local(LocalOptions),
     /// A Tensorlake microVM. Commands get the configuration's variables and nothing of this process's.

@@ -13,6 +13,8 @@ use forge_domain::{
     Search, SearchError, SearchOutcome, SearchQuery, WorkspaceLocation, WriteOptions,
 };
 use forge_infra_local::{LocalConfig, LocalEnvironment};
+#[cfg(target_os = "linux")]
+use forge_infra_sandbox::{SandboxConfig, SandboxEnvironment, UsedSession};
 use forge_infra_tensorlake::{ConfigError, TensorlakeConfig, TensorlakeEnvironment};
 
 use crate::{ExecutorConfig, LocalOptions};
@@ -21,6 +23,9 @@ use crate::{ExecutorConfig, LocalOptions};
 /// only passes calls on.
 #[derive(Debug, Clone)]
 pub enum Executor {
+    /// The embedded sandbox.
+    #[cfg(target_os = "linux")]
+    Sandbox(SandboxEnvironment),
     /// This host, without isolation.
     Local(LocalEnvironment),
     /// A Tensorlake microVM.
@@ -37,6 +42,11 @@ impl Executor {
         workspace: &WorkspaceLocation,
     ) -> Result<Self, ConfigError> {
         Ok(match config {
+            #[cfg(target_os = "linux")]
+            ExecutorConfig::Sandbox(config) => Self::Sandbox(SandboxEnvironment::new(
+                SandboxConfig::clone(config),
+                workspace.clone(),
+            )),
             ExecutorConfig::Local(options) => Self::Local(local(options, workspace)),
             ExecutorConfig::Tensorlake(config) => Self::Tensorlake(TensorlakeEnvironment::new(
                 TensorlakeConfig::clone(config),
@@ -49,8 +59,22 @@ impl Executor {
     #[must_use]
     pub fn remote_id(&self) -> Option<String> {
         match self {
+            #[cfg(target_os = "linux")]
+            Self::Sandbox(_) => None,
             Self::Local(_) => None,
             Self::Tensorlake(environment) => environment.id(),
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+impl Executor {
+    /// The session on this machine that is used, once there is one.
+    #[must_use]
+    pub fn session(&self) -> Option<UsedSession> {
+        match self {
+            Self::Sandbox(environment) => environment.session(),
+            Self::Local(_) | Self::Tensorlake(_) => None,
         }
     }
 }
@@ -76,6 +100,8 @@ impl Commands for Executor {
         io: CommandIo,
     ) -> Result<CommandExit, CommandError> {
         match self {
+            #[cfg(target_os = "linux")]
+            Self::Sandbox(environment) => environment.run(request, io).await,
             Self::Local(environment) => environment.run(request, io).await,
             Self::Tensorlake(environment) => environment.run(request, io).await,
         }
@@ -87,6 +113,8 @@ impl Commands for Executor {
 impl BackgroundCommands for Executor {
     async fn start(&self, request: CommandRequest) -> Result<BackgroundId, CommandError> {
         match self {
+            #[cfg(target_os = "linux")]
+            Self::Sandbox(environment) => environment.start(request).await,
             Self::Local(environment) => environment.start(request).await,
             Self::Tensorlake(environment) => environment.start(request).await,
         }
@@ -99,6 +127,8 @@ impl BackgroundCommands for Executor {
         wait: Duration,
     ) -> Result<BackgroundStatus, BackgroundError> {
         match self {
+            #[cfg(target_os = "linux")]
+            Self::Sandbox(environment) => environment.poll(id, since, wait).await,
             Self::Local(environment) => environment.poll(id, since, wait).await,
             Self::Tensorlake(environment) => environment.poll(id, since, wait).await,
         }
@@ -110,6 +140,8 @@ impl BackgroundCommands for Executor {
         since: OutputOffset,
     ) -> Result<BackgroundStatus, BackgroundError> {
         match self {
+            #[cfg(target_os = "linux")]
+            Self::Sandbox(environment) => environment.stop(id, since).await,
             Self::Local(environment) => environment.stop(id, since).await,
             Self::Tensorlake(environment) => environment.stop(id, since).await,
         }
@@ -117,6 +149,8 @@ impl BackgroundCommands for Executor {
 
     async fn list_background(&self) -> Result<Vec<BackgroundSummary>, EnvironmentError> {
         match self {
+            #[cfg(target_os = "linux")]
+            Self::Sandbox(environment) => environment.list_background().await,
             Self::Local(environment) => environment.list_background().await,
             Self::Tensorlake(environment) => environment.list_background().await,
         }
@@ -128,6 +162,8 @@ impl BackgroundCommands for Executor {
 impl Files for Executor {
     async fn read(&self, path: &Path, range: ByteRange) -> Result<FileContents, FileError> {
         match self {
+            #[cfg(target_os = "linux")]
+            Self::Sandbox(environment) => environment.read(path, range).await,
             Self::Local(environment) => environment.read(path, range).await,
             Self::Tensorlake(environment) => environment.read(path, range).await,
         }
@@ -140,6 +176,8 @@ impl Files for Executor {
         options: WriteOptions,
     ) -> Result<(), FileError> {
         match self {
+            #[cfg(target_os = "linux")]
+            Self::Sandbox(environment) => environment.write(path, contents, options).await,
             Self::Local(environment) => environment.write(path, contents, options).await,
             Self::Tensorlake(environment) => environment.write(path, contents, options).await,
         }
@@ -147,6 +185,8 @@ impl Files for Executor {
 
     async fn remove(&self, path: &Path, removal: Removal) -> Result<(), FileError> {
         match self {
+            #[cfg(target_os = "linux")]
+            Self::Sandbox(environment) => environment.remove(path, removal).await,
             Self::Local(environment) => environment.remove(path, removal).await,
             Self::Tensorlake(environment) => environment.remove(path, removal).await,
         }
@@ -154,6 +194,8 @@ impl Files for Executor {
 
     async fn list(&self, path: &Path) -> Result<Vec<DirectoryEntry>, FileError> {
         match self {
+            #[cfg(target_os = "linux")]
+            Self::Sandbox(environment) => environment.list(path).await,
             Self::Local(environment) => environment.list(path).await,
             Self::Tensorlake(environment) => environment.list(path).await,
         }
@@ -161,6 +203,8 @@ impl Files for Executor {
 
     async fn stat(&self, path: &Path) -> Result<FileStat, FileError> {
         match self {
+            #[cfg(target_os = "linux")]
+            Self::Sandbox(environment) => environment.stat(path).await,
             Self::Local(environment) => environment.stat(path).await,
             Self::Tensorlake(environment) => environment.stat(path).await,
         }
@@ -172,6 +216,8 @@ impl Files for Executor {
 impl Search for Executor {
     async fn search(&self, query: SearchQuery) -> Result<SearchOutcome, SearchError> {
         match self {
+            #[cfg(target_os = "linux")]
+            Self::Sandbox(environment) => environment.search(query).await,
             Self::Local(environment) => environment.search(query).await,
             Self::Tensorlake(environment) => environment.search(query).await,
         }
@@ -183,6 +229,8 @@ impl Search for Executor {
 impl Describe for Executor {
     async fn describe(&self) -> Result<Description, EnvironmentError> {
         match self {
+            #[cfg(target_os = "linux")]
+            Self::Sandbox(environment) => environment.describe().await,
             Self::Local(environment) => environment.describe().await,
             Self::Tensorlake(environment) => environment.describe().await,
         }
@@ -190,6 +238,8 @@ impl Describe for Executor {
 
     fn kind(&self) -> EnvironmentKind {
         match self {
+            #[cfg(target_os = "linux")]
+            Self::Sandbox(environment) => environment.kind(),
             Self::Local(environment) => environment.kind(),
             Self::Tensorlake(environment) => environment.kind(),
         }
@@ -201,6 +251,8 @@ impl Describe for Executor {
 impl Changes for Executor {
     async fn changes(&self) -> Result<ChangeSet, ChangesError> {
         match self {
+            #[cfg(target_os = "linux")]
+            Self::Sandbox(environment) => environment.changes().await,
             Self::Local(environment) => environment.changes().await,
             Self::Tensorlake(environment) => environment.changes().await,
         }
@@ -208,6 +260,8 @@ impl Changes for Executor {
 
     async fn discard_changes(&self) -> Result<(), ChangesError> {
         match self {
+            #[cfg(target_os = "linux")]
+            Self::Sandbox(environment) => environment.discard_changes().await,
             Self::Local(environment) => environment.discard_changes().await,
             Self::Tensorlake(environment) => environment.discard_changes().await,
         }
@@ -219,6 +273,8 @@ impl Changes for Executor {
 impl Lifecycle for Executor {
     async fn prepare(&self) -> Result<(), EnvironmentError> {
         match self {
+            #[cfg(target_os = "linux")]
+            Self::Sandbox(environment) => environment.prepare().await,
             Self::Local(environment) => environment.prepare().await,
             Self::Tensorlake(environment) => environment.prepare().await,
         }
@@ -226,6 +282,8 @@ impl Lifecycle for Executor {
 
     async fn close(&self) -> Result<(), EnvironmentError> {
         match self {
+            #[cfg(target_os = "linux")]
+            Self::Sandbox(environment) => environment.close().await,
             Self::Local(environment) => environment.close().await,
             Self::Tensorlake(environment) => environment.close().await,
         }

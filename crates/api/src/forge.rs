@@ -113,6 +113,29 @@ impl ForgeAPI {
         Self::init(config).await
     }
 
+    /// Takes the embedded sandbox as the environment. The session is made or continued by the first use;
+    /// what commands write stays in it and never reaches the project by itself. The program has to call
+    /// [`sandbox_hook`](crate::sandbox_hook) first thing in `main`, or name another one that does in the
+    /// configuration. Nobody is asked before commands; for that and more, see [`ForgeAPI::init`].
+    ///
+    /// # Errors
+    /// As [`ForgeAPI::init`].
+    ///
+    /// # Cancel safety
+    /// Changes nothing.
+    #[cfg(target_os = "linux")]
+    pub async fn init_with_sandbox(
+        directory: impl Into<PathBuf>,
+        sandbox: forge_infra_sandbox::SandboxConfig,
+        model: ModelConfig,
+    ) -> Result<Self, InitError> {
+        let mut config =
+            ForgeConfig::new(directory, ExecutorConfig::Sandbox(Box::new(sandbox.clone())));
+        config.home = sandbox.home;
+        config.state_directory = Some(sandbox.state_directory);
+        Self::init(config.model(model)).await
+    }
+
     /// Takes a Tensorlake microVM as the environment. It is made by the first use; its workspace is an
     /// empty directory at the project's path, and what commands write there ends with it. Nobody is asked
     /// before commands; for that and more, see [`ForgeAPI::init`].

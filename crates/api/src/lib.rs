@@ -36,7 +36,17 @@ pub use forge_app::{
 };
 // The contracts are part of this interface, all of them and by intention.
 pub use forge_domain::*;
+pub use forge_infra_local::{LocalHost, git_identity};
 pub use forge_infra_model::{ModelConfig, ModelConfigError, Provider};
+#[cfg(target_os = "linux")]
+pub use forge_infra_sandbox::{
+    AddedAccess, AddedDirectory, Check, CheckOutcome, DamagedSession, DetailedChange,
+    DetailedChangeSet, FileFacts, HelperProgram, LineChanges, Listing, OpenSession, ProbeReport,
+    PruneOptions, PruneReport, Pruned, SandboxConfig, SandboxEnvironment, SandboxLimits,
+    SessionChoice, SessionEnd, SessionError, SessionLayers, SessionOrigin, SessionState,
+    SessionStore, SessionSummary, StoredSummary, TOOLCHAIN_VARIABLES, UsedSession,
+    apparmor_profile, load_apparmor_profile, probe, sandbox_hook,
+};
 pub use forge_infra_tensorlake::{
     AddressError, ConfigError as TensorlakeConfigError, Resources, TensorlakeConfig,
     TensorlakeEnvironment, wait_for_reapers,

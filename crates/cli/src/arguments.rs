@@ -58,6 +58,14 @@ pub(crate) enum Verb {
     /// passed on as stdin. Its exit code is returned; forge's own codes are 124 (timed out),
     /// 125 (forge failed or wrong usage), 126, 127 and 130.
     Exec(Box<ExecArguments>),
+    /// Show what a session has changed
+    Diff(Box<DiffArguments>),
+    /// Drop what a session has changed
+    Discard(Box<DiscardArguments>),
+    /// List, look at, stop and remove sessions
+    Session(Box<SessionArguments>),
+    /// Say what the sandbox can do on this machine, and what is in its way
+    Doctor(DoctorArguments),
     /// Print a completion script for a shell
     Completions(CompletionsArguments),
 }
@@ -80,6 +88,106 @@ pub(crate) struct ExecArguments {
     pub(crate) argv: Vec<OsString>,
 }
 
+/// `forge diff`.
+#[derive(Debug, Args)]
+pub(crate) struct DiffArguments {
+    #[command(flatten)]
+    pub(crate) common: PlaceOptions,
+    /// The session; an unambiguous beginning of its id will do [default: the newest of this
+    /// workspace that has changed anything]
+    #[arg(value_name = "SESSION")]
+    pub(crate) session: Option<String>,
+    /// How many lines were changed in each file
+    #[arg(long, conflicts_with = "name_only")]
+    pub(crate) stat: bool,
+    /// The paths only, one a line
+    #[arg(long)]
+    pub(crate) name_only: bool,
+}
+
+/// `forge discard`.
+#[derive(Debug, Args)]
+pub(crate) struct DiscardArguments {
+    #[command(flatten)]
+    pub(crate) common: PlaceOptions,
+    /// The session; an unambiguous beginning of its id will do [default: the newest of this
+    /// workspace that has changed anything]
+    #[arg(value_name = "SESSION")]
+    pub(crate) session: Option<String>,
+    /// Do not ask
+    #[arg(short = 'f', long)]
+    pub(crate) force: bool,
+}
+
+/// `forge session`.
+#[derive(Debug, Args)]
+pub(crate) struct SessionArguments {
+    #[command(flatten)]
+    pub(crate) common: PlaceOptions,
+    #[command(subcommand)]
+    pub(crate) verb: SessionVerb,
+}
+
+/// What to do with sessions.
+#[derive(Debug, Subcommand)]
+pub(crate) enum SessionVerb {
+    /// List the sessions of every workspace, the newest first
+    List {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show one session
+    Show {
+        /// Its id, or an unambiguous beginning of it
+        #[arg(value_name = "SESSION")]
+        session: String,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// End what runs in a session; what it has changed stays
+    Stop {
+        /// Its id, or an unambiguous beginning of it
+        #[arg(value_name = "SESSION")]
+        session: String,
+    },
+    /// Remove sessions that hold nothing, and those with only ignored files that were not used for
+    /// seven days
+    Prune {
+        /// Also remove those of this workspace that have changes, and lose the changes
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+/// `forge doctor`.
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArguments {
+    #[command(flatten)]
+    pub(crate) common: PlaceOptions,
+    /// As JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Write the AppArmor profile, where that is what the sandbox needs; asks first
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) fix: bool,
+}
+
+/// Options for what looks at sessions and starts nothing.
+#[derive(Debug, Default, Args)]
+pub(crate) struct PlaceOptions {
+    /// Work in this directory
+    #[arg(short = 'C', long, value_name = "DIR")]
+    pub(crate) directory: Option<PathBuf>,
+    /// Say more on stderr; -vv and -vvv log in detail
+    #[arg(short = 'v', long, action = ArgAction::Count)]
+    pub(crate) verbose: u8,
+    /// When to use colour
+    #[arg(long, value_name = "WHEN")]
+    pub(crate) color: Option<ColorWhen>,
+}
+
 /// `forge completions`.
 #[derive(Debug, Args)]
 pub(crate) struct CompletionsArguments {
@@ -91,6 +199,9 @@ pub(crate) struct CompletionsArguments {
 #[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Environment")]
 pub(crate) struct CommonOptions {
+    /// Run commands in the embedded sandbox: what they change is kept apart. The default
+    #[arg(long)]
+    pub(crate) sandbox: bool,
     /// Run commands on this machine, without any isolation
     #[arg(long)]
     pub(crate) local: bool,
@@ -110,13 +221,14 @@ pub(crate) struct CommonOptions {
     /// Where commands run; tensorlake takes its key from TENSORLAKE_API_KEY
     #[arg(long, value_name = "NAME")]
     pub(crate) executor: Option<ExecutorName>,
-    /// Which network commands have in a microVM [default: full]
+    /// Which network commands have [default: none in the sandbox, full in a microVM]
     #[arg(long, value_name = "WHICH")]
     pub(crate) network: Option<NetworkName>,
-    /// How many processors a microVM has [default: 1]
+    /// How many processors commands have [default: all in the sandbox, 1 in a microVM]
     #[arg(long, value_name = "N", value_parser = parse_cpus)]
     pub(crate) cpus: Option<f64>,
-    /// How much memory a microVM has (512m, 4g) [default: 1g]
+    /// How much memory commands have (512m, 4g) [default: most of it in the sandbox, 1g in a
+    /// microVM]
     #[arg(long, value_name = "SIZE", value_parser = parse_memory)]
     pub(crate) memory: Option<Mebibytes>,
     /// The image that a microVM starts from
@@ -125,6 +237,18 @@ pub(crate) struct CommonOptions {
     /// Leave the microVM running at the end, and say its id
     #[arg(long)]
     pub(crate) keep_vm: bool,
+    /// Go on with this session of the sandbox
+    #[arg(long, value_name = "ID", conflicts_with = "fresh")]
+    pub(crate) session: Option<String>,
+    /// Begin a new session of the sandbox, rather than going on with the last one
+    #[arg(long)]
+    pub(crate) fresh: bool,
+    /// Show commands this file of the project though it holds secrets
+    #[arg(long, value_name = "PATH", action = ArgAction::Append)]
+    pub(crate) include: Vec<PathBuf>,
+    /// Show commands this directory as well; with :rw they change it at once, without review
+    #[arg(long, value_name = "DIR[:ro|rw]", action = ArgAction::Append)]
+    pub(crate) add_dir: Vec<OsString>,
     /// Work in this directory
     #[arg(short = 'C', long, value_name = "DIR")]
     pub(crate) directory: Option<PathBuf>,
@@ -166,6 +290,8 @@ pub(crate) struct TaskOptions {
 /// The environments there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ExecutorName {
+    /// The embedded sandbox
+    Sandbox,
     /// A Tensorlake microVM
     Tensorlake,
     /// This machine, without any isolation
@@ -175,7 +301,7 @@ pub(crate) enum ExecutorName {
 /// Which network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum NetworkName {
-    /// None but the microVM's own loopback
+    /// None but a loopback of their own
     None,
     /// The internet
     Full,
@@ -240,6 +366,7 @@ impl CommonOptions {
         let mut env = self.env;
         env.extend(after.env);
         Self {
+            sandbox: self.sandbox || after.sandbox,
             local: self.local || after.local,
             tensorlake: after.tensorlake.or(self.tensorlake),
             tensorlake_key_file: after.tensorlake_key_file.or(self.tensorlake_key_file),
@@ -250,6 +377,10 @@ impl CommonOptions {
             memory: after.memory.or(self.memory),
             image: after.image.or(self.image),
             keep_vm: self.keep_vm || after.keep_vm,
+            session: after.session.or(self.session),
+            fresh: self.fresh || after.fresh,
+            include: self.include.into_iter().chain(after.include).collect(),
+            add_dir: self.add_dir.into_iter().chain(after.add_dir).collect(),
             directory: after.directory.or(self.directory),
             env,
             timeout: after.timeout.or(self.timeout),

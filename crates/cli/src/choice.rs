@@ -5,12 +5,12 @@
 //! [`ExecutorName`], its flag in [`choose`], its options in
 //! [`Choice`], its banner and its [`ExecutorConfig`].
 
+use std::ffi::OsStr;
 use std::io;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use forge_api::{
-    EnvironmentVariable, ExecutorConfig, LocalOptions, Resources, SecretString, TensorlakeConfig,
-};
+use forge_api::{Resources, SecretString, TensorlakeConfig};
 use secrecy::ExposeSecret as _;
 use thiserror::Error;
 
@@ -20,16 +20,37 @@ use crate::keyfile;
 /// The environment that was chosen.
 #[derive(Debug, Clone)]
 pub(crate) enum Choice {
+    /// The embedded sandbox.
+    Sandbox(Box<SandboxChoice>),
     /// A Tensorlake microVM.
     Tensorlake(Box<TensorlakeChoice>),
     /// This machine.
     Local,
 }
 
+/// A sandbox and how it is had.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct SandboxChoice {
+    pub(crate) session: Option<String>,
+    pub(crate) fresh: bool,
+    pub(crate) network: Option<NetworkName>,
+    pub(crate) milli_cpus: Option<u64>,
+    pub(crate) memory_bytes: Option<u64>,
+    pub(crate) include: Vec<PathBuf>,
+    pub(crate) added: Vec<AddedChoice>,
+}
+
+/// A directory that commands see besides the workspace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct AddedChoice {
+    pub(crate) directory: PathBuf,
+    pub(crate) writable: bool,
+}
+
 /// A microVM and how it is had.
 #[derive(Debug, Clone)]
 pub(crate) struct TensorlakeChoice {
-    config: TensorlakeConfig,
+    pub(crate) config: TensorlakeConfig,
     key_from: KeyFrom,
 }
 
@@ -57,9 +78,6 @@ pub(crate) struct TensorlakeVariables {
 /// Why no environment was chosen.
 #[derive(Debug, Error)]
 pub(crate) enum ChoiceError {
-    /// Neither a flag nor the configuration nor a variable names one.
-    #[error("no environment was chosen for commands to run in")]
-    Missing,
     /// Two are named.
     #[error("{first} and {second} name two environments; give one of them")]
     Two {
@@ -100,11 +118,24 @@ pub(crate) enum ChoiceError {
         /// The file.
         path: PathBuf,
     },
-    /// An option of microVMs with another environment.
-    #[error("{option} is for Tensorlake microVMs; this machine is used as it is")]
-    NotForLocal {
+    /// An option that means nothing for the environment that was chosen.
+    #[error("{option} is for {is_for}; {chosen}")]
+    NotForThis {
         /// Which.
         option: &'static str,
+        /// What it is for.
+        is_for: &'static str,
+        /// What was chosen, and is not that.
+        chosen: &'static str,
+    },
+    /// A directory that is to be added cannot be.
+    #[error("the directory {} cannot be added", path.display())]
+    AddDirectory {
+        /// As it was given.
+        path: PathBuf,
+        /// The operating system's reason.
+        #[source]
+        source: io::Error,
     },
 }
 
@@ -118,16 +149,25 @@ pub(crate) fn choose(
     variables: TensorlakeVariables,
 ) -> Result<Choice, ChoiceError> {
     let from_variable = variables.key.as_ref().map(|_| ExecutorName::Tensorlake);
-    match flag(options)?.or(configured).or(from_variable) {
-        Some(ExecutorName::Tensorlake) => tensorlake(options, variables),
-        Some(ExecutorName::Local) => {
-            if let Some(option) = of_microvms(options) {
-                return Err(ChoiceError::NotForLocal { option });
-            }
+    match flag(options)?.or(configured).or(from_variable).unwrap_or(ExecutorName::Sandbox) {
+        ExecutorName::Sandbox => sandbox(options),
+        ExecutorName::Tensorlake => tensorlake(options, variables),
+        ExecutorName::Local => {
+            let chosen = "this machine is used as it is";
+            refuse(of_microvms(options), "Tensorlake microVMs", chosen)?;
+            refuse(of_sandbox(options), "the sandbox", chosen)?;
+            refuse(of_isolation(options), "isolated environments", chosen)?;
             Ok(Choice::Local)
         }
-        None => Err(ChoiceError::Missing),
     }
+}
+
+fn refuse(
+    option: Option<&'static str>,
+    is_for: &'static str,
+    chosen: &'static str,
+) -> Result<(), ChoiceError> {
+    option.map_or(Ok(()), |option| Err(ChoiceError::NotForThis { option, is_for, chosen }))
 }
 
 /// What the flags name; all of them have to name the same.
@@ -139,6 +179,12 @@ fn flag(options: &CommonOptions) -> Result<Option<ExecutorName>, ChoiceError> {
         return Err(ChoiceError::SubcommandAsKey { name: name.to_owned() });
     }
     let named = [
+        (options.sandbox, "--sandbox", ExecutorName::Sandbox),
+        (
+            options.executor == Some(ExecutorName::Sandbox),
+            "--executor sandbox",
+            ExecutorName::Sandbox,
+        ),
         (options.local, "--local", ExecutorName::Local),
         (options.tensorlake.is_some(), "--tensorlake", ExecutorName::Tensorlake),
         (options.tensorlake_key_file.is_some(), "--tensorlake-key-file", ExecutorName::Tensorlake),
@@ -172,22 +218,82 @@ pub(crate) const SUBCOMMANDS: [&str; 11] = [
     "shell",
 ];
 
+/// Options that only microVMs have.
 fn of_microvms(options: &CommonOptions) -> Option<&'static str> {
     let given = [
         (options.tensorlake_url.is_some(), "--tensorlake-url"),
-        (options.network.is_some(), "--network"),
-        (options.cpus.is_some(), "--cpus"),
-        (options.memory.is_some(), "--memory"),
         (options.image.is_some(), "--image"),
         (options.keep_vm, "--keep-vm"),
     ];
     given.into_iter().find(|(given, _)| *given).map(|(_, option)| option)
 }
 
+/// Options that only the sandbox has.
+fn of_sandbox(options: &CommonOptions) -> Option<&'static str> {
+    let given = [
+        (options.session.is_some(), "--session"),
+        (options.fresh, "--fresh"),
+        (!options.include.is_empty(), "--include"),
+        (!options.add_dir.is_empty(), "--add-dir"),
+    ];
+    given.into_iter().find(|(given, _)| *given).map(|(_, option)| option)
+}
+
+/// Options of both.
+fn of_isolation(options: &CommonOptions) -> Option<&'static str> {
+    let given = [
+        (options.network.is_some(), "--network"),
+        (options.cpus.is_some(), "--cpus"),
+        (options.memory.is_some(), "--memory"),
+    ];
+    given.into_iter().find(|(given, _)| *given).map(|(_, option)| option)
+}
+
+fn sandbox(options: &CommonOptions) -> Result<Choice, ChoiceError> {
+    refuse(of_microvms(options), "Tensorlake microVMs", "commands run in the sandbox")?;
+    let added = options.add_dir.iter().map(|text| added_directory(text));
+    Ok(Choice::Sandbox(Box::new(SandboxChoice {
+        session: options.session.clone(),
+        fresh: options.fresh,
+        network: options.network,
+        milli_cpus: options.cpus.map(milli),
+        memory_bytes: options.memory.map(|Mebibytes(memory)| memory * 1024 * 1024),
+        include: options.include.clone(),
+        added: added.collect::<Result<_, _>>()?,
+    })))
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "checked to be above 0 and at most 1024"
+)]
+fn milli(cpus: f64) -> u64 {
+    (cpus * 1000.0).ceil() as u64
+}
+
+/// Reads `DIR`, `DIR:ro` or `DIR:rw`. The directory has to be there.
+fn added_directory(text: &OsStr) -> Result<AddedChoice, ChoiceError> {
+    let bytes = text.as_bytes();
+    let (path, writable) = match (bytes.strip_suffix(b":rw"), bytes.strip_suffix(b":ro")) {
+        (Some(path), _) => (path, true),
+        (None, Some(path)) => (path, false),
+        (None, None) => (bytes, false),
+    };
+    let path = Path::new(OsStr::from_bytes(path));
+    let failed = |source| ChoiceError::AddDirectory { path: path.to_path_buf(), source };
+    let directory = path.canonicalize().map_err(failed)?;
+    if !directory.is_dir() {
+        return Err(failed(io::ErrorKind::NotADirectory.into()));
+    }
+    Ok(AddedChoice { directory, writable })
+}
+
 fn tensorlake(
     options: &CommonOptions,
     variables: TensorlakeVariables,
 ) -> Result<Choice, ChoiceError> {
+    refuse(of_sandbox(options), "the sandbox", "commands run in a Tensorlake microVM")?;
     let (key, key_from) = match (&options.tensorlake, &options.tensorlake_key_file) {
         (Some(_), Some(_)) => {
             let (first, second) = ("--tensorlake", "--tensorlake-key-file");
@@ -241,6 +347,13 @@ impl Choice {
                 let network = if config.internet { "with the internet" } else { "no network" };
                 format!("Tensorlake, {key}: a microVM, {cpus} cpu, {memory_mb} MiB, {network}")
             }
+            Self::Sandbox(choice) => {
+                let network = match choice.network {
+                    Some(NetworkName::Full) => "with the host's network",
+                    Some(NetworkName::None) | None => "no network",
+                };
+                format!("sandbox: changes are kept apart, {network}")
+            }
             Self::Local => "local: no isolation, commands run on this machine".to_owned(),
         }
     }
@@ -248,6 +361,11 @@ impl Choice {
     /// What the user has to know before anything is done.
     pub(crate) fn warnings(&self) -> Vec<&'static str> {
         let mut warnings = Vec::new();
+        if let Self::Sandbox(choice) = self
+            && choice.added.iter().any(|added| added.writable)
+        {
+            warnings.push("directories added with :rw are changed at once, without review");
+        }
         if let Self::Tensorlake(choice) = self {
             warnings.push(
                 "the project's files are not brought into the microVM yet: its workspace is an empty \
@@ -264,14 +382,14 @@ impl Choice {
     pub(crate) fn is_kept(&self) -> bool {
         match self {
             Self::Tensorlake(choice) => choice.config.keep,
-            Self::Local => false,
+            Self::Sandbox(_) | Self::Local => false,
         }
     }
 
     /// The variables of the user that commands get without being named.
     pub(crate) fn inherits_variables(&self) -> bool {
         match self {
-            Self::Tensorlake(_) => false,
+            Self::Sandbox(_) | Self::Tensorlake(_) => false,
             Self::Local => true,
         }
     }
@@ -279,19 +397,8 @@ impl Choice {
     /// Before which commands the user is asked in a conversation, unless they said.
     pub(crate) fn asks_by_default(&self) -> AskWhich {
         match self {
-            Self::Tensorlake(_) => AskWhich::Never,
+            Self::Sandbox(_) | Self::Tensorlake(_) => AskWhich::Never,
             Self::Local => AskWhich::Always,
-        }
-    }
-
-    /// What the api is told.
-    pub(crate) fn executor(&self, environment: Vec<EnvironmentVariable>) -> ExecutorConfig {
-        match self {
-            Self::Tensorlake(choice) => {
-                let config = choice.config.clone().environment(environment);
-                ExecutorConfig::Tensorlake(Box::new(config))
-            }
-            Self::Local => ExecutorConfig::Local(LocalOptions::new(environment)),
         }
     }
 }
@@ -305,6 +412,7 @@ mod tests {
     fn name(choice: Result<Choice, ChoiceError>) -> Result<&'static str, String> {
         match choice {
             Ok(Choice::Tensorlake(_)) => Ok("tensorlake"),
+            Ok(Choice::Sandbox(_)) => Ok("sandbox"),
             Ok(Choice::Local) => Ok("local"),
             Err(error) => Err(error.to_string()),
         }
@@ -333,9 +441,11 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_chosen_that_was_not_named() {
-        let expected = Err("no environment was chosen for commands to run in".to_owned());
-        assert_eq!(chosen(CommonOptions::default(), None, None), expected);
+    fn the_sandbox_is_taken_where_nothing_else_is_named() {
+        assert_eq!(chosen(CommonOptions::default(), None, None), Ok("sandbox"));
+        assert_eq!(chosen(long(ExecutorName::Sandbox), None, Some("tl_x")), Ok("sandbox"));
+        let flag = CommonOptions { sandbox: true, ..CommonOptions::default() };
+        assert_eq!(chosen(flag, Some(ExecutorName::Local), Some("tl_x")), Ok("sandbox"));
     }
 
     #[test]
@@ -383,6 +493,28 @@ mod tests {
         let options = CommonOptions { keep_vm: true, ..local() };
         let actual = chosen(options, None, None).unwrap_err();
         assert!(actual.starts_with("--keep-vm is for Tensorlake"), "{actual}");
+        let options = CommonOptions { keep_vm: true, ..CommonOptions::default() };
+        let actual = chosen(options, None, None).unwrap_err();
+        assert!(actual.ends_with("commands run in the sandbox"), "{actual}");
+    }
+
+    #[test]
+    fn options_of_the_sandbox_are_refused_elsewhere() {
+        let options = CommonOptions { fresh: true, ..local() };
+        let actual = chosen(options, None, None).unwrap_err();
+        assert_eq!(actual, "--fresh is for the sandbox; this machine is used as it is");
+        let options = CommonOptions { fresh: true, ..with_key("tl_x") };
+        assert!(chosen(options, None, None).is_err());
+    }
+
+    #[test]
+    fn an_added_directory_is_read_only_unless_it_says_otherwise() {
+        let writable =
+            |text: &str| added_directory(OsStr::new(text)).map(|added| added.writable).ok();
+        assert_eq!(
+            ["/", "/:ro", "/:rw", "/missing-directory:rw"].map(writable),
+            [Some(false), Some(false), Some(true), None]
+        );
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! The end of an environment, whatever came before it.
 
-use forge_api::ForgeAPI;
+use forge_api::{ForgeAPI, SessionOrigin, StoredSummary};
 
 use crate::choice::Choice;
 use crate::failure::{self, Failure};
+use crate::sessions::counted;
 use crate::terminal::Paint;
 
 /// Closes the environment. What could not be ended is said, and so is what was left on purpose.
@@ -13,6 +14,22 @@ pub(crate) async fn close(api: &ForgeAPI, choice: &Choice, paint: Paint) {
         && let Some(id) = api.executor().remote_id()
     {
         failure::note(&format!("the microVM {id} was left running"), paint);
+    }
+    if let Some(used) = api.executor().session()
+        && let Some(kept) = used.kept
+        && kept != StoredSummary::default()
+    {
+        let StoredSummary { changed_files, ignored_files } = kept;
+        let held = counted(changed_files, ignored_files);
+        let ways = match changed_files {
+            0 => format!("forge discard {} drops them", used.id),
+            _ => "forge diff shows them, forge discard drops them".to_owned(),
+        };
+        let origin = match used.origin {
+            SessionOrigin::New => "",
+            SessionOrigin::Continued => ", which was continued,",
+        };
+        failure::note(&format!("session {}{origin} holds {held}: {ways}", used.id), paint);
     }
     if let Err(error) = closed {
         failure::warn(&Failure::from(error).message(), paint);

@@ -94,6 +94,7 @@ struct ProjectFile {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum WrittenExecutor {
+    Sandbox,
     Tensorlake,
     Local,
 }
@@ -201,6 +202,7 @@ fn parse_user(path: &Path, text: &str) -> Result<Configuration, ConfigurationErr
     let file: UserFile = parse(path, text)?;
     Ok(Configuration {
         executor: file.executor.map(|executor| match executor {
+            WrittenExecutor::Sandbox => ExecutorName::Sandbox,
             WrittenExecutor::Tensorlake => ExecutorName::Tensorlake,
             WrittenExecutor::Local => ExecutorName::Local,
         }),

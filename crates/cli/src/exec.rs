@@ -43,7 +43,7 @@ pub(crate) async fn run(
     let paint = Paint::choose(settings.color, OutputStream::Stderr);
     let mut signals = Signals::listen()
         .map_err(|source| Failure::System { what: "signals cannot be handled", source })?;
-    let api = ForgeAPI::init(settings.forge()).await?;
+    let api = ForgeAPI::init(settings.forge()?).await?;
 
     let program = match shell {
         Some(text) => Program::Shell(text),

@@ -4,7 +4,7 @@ use std::error::Error as _;
 
 use forge_api::{
     CommandError, EnvironmentError, EnvironmentKind, HostError, InitError, ModelError,
-    OutputStream, TensorlakeConfigError, TurnError,
+    OutputStream, SessionError, TensorlakeConfigError, TurnError,
 };
 use thiserror::Error;
 
@@ -36,6 +36,9 @@ pub(crate) enum Failure {
     /// A task ended with an error.
     #[error(transparent)]
     Turn(#[from] TurnError),
+    /// A session is not there or cannot be used.
+    #[error(transparent)]
+    Session(#[from] SessionError),
     /// The environment failed.
     #[error(transparent)]
     Environment(#[from] EnvironmentError),
@@ -87,6 +90,16 @@ impl Failure {
                 TurnError::Model(_) => Conclusion::NotDone,
                 TurnError::Environment(_) => Conclusion::ForgeFailed,
             },
+            Self::Session(error) => match error {
+                SessionError::NotFound { .. }
+                | SessionError::Ambiguous { .. }
+                | SessionError::OtherWorkspace { .. } => Conclusion::WrongUsage,
+                SessionError::Busy { .. }
+                | SessionError::Newer { .. }
+                | SessionError::Damaged { .. }
+                | SessionError::Unsafe { .. }
+                | SessionError::Io { .. } => Conclusion::ForgeFailed,
+            },
             Self::Environment(_) | Self::System { .. } => Conclusion::ForgeFailed,
             Self::Write(error) => match error {
                 WriteError::ReaderGone => Conclusion::ReaderGone,
@@ -98,12 +111,8 @@ impl Failure {
     /// What the user can do about it, where there is something.
     pub(crate) fn hint(&self) -> Option<String> {
         match self {
-            Self::Settings(SettingsError::Choice(ChoiceError::Missing)) => Some(
-                "TENSORLAKE_API_KEY or --tensorlake-key-file runs them in a microVM; --local runs \
-                     them on this machine, without any isolation"
-                    .to_owned(),
-            ),
             Self::Settings(SettingsError::Choice(error)) => choice_hint(error),
+            Self::Session(error) => session_hint(error),
             Self::Model(ModelSettingsError::Name(_)) => {
                 Some("write it as provider/name, as in openai/gpt-5".to_owned())
             }
@@ -147,6 +156,27 @@ fn environment_hint(error: &EnvironmentError) -> Option<String> {
     }
 }
 
+fn session_hint(error: &SessionError) -> Option<String> {
+    match error {
+        SessionError::NotFound { .. } | SessionError::Ambiguous { .. } => {
+            Some("`forge session list` shows those that there are".to_owned())
+        }
+        SessionError::Busy { id, .. } => {
+            Some(format!("`forge session stop {id}` ends what uses it; --fresh begins another"))
+        }
+        SessionError::OtherWorkspace { workspace, .. } => {
+            Some(format!("work there: -C {}", workspace.display()))
+        }
+        SessionError::Newer { .. } => {
+            Some("use that forge, or begin another with --fresh".to_owned())
+        }
+        SessionError::Unsafe { path, .. } => {
+            Some(format!("chmod 700 {}, or name another with FORGE_STATE_DIR", path.display()))
+        }
+        SessionError::Damaged { .. } | SessionError::Io { .. } => None,
+    }
+}
+
 fn choice_hint(error: &ChoiceError) -> Option<String> {
     Some(match error {
         ChoiceError::SubcommandAsKey { name } => format!(
@@ -157,11 +187,11 @@ fn choice_hint(error: &ChoiceError) -> Option<String> {
             "set TENSORLAKE_API_KEY, or name a file with --tensorlake-key-file".to_owned()
         }
         ChoiceError::KeyFileMode { path, .. } => format!("chmod 600 {}", path.display()),
-        ChoiceError::Missing
-        | ChoiceError::Two { .. }
+        ChoiceError::Two { .. }
         | ChoiceError::KeyFile { .. }
         | ChoiceError::KeyFileEmpty { .. }
-        | ChoiceError::NotForLocal { .. } => return None,
+        | ChoiceError::AddDirectory { .. }
+        | ChoiceError::NotForThis { .. } => return None,
     })
 }
 

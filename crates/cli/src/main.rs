@@ -8,9 +8,12 @@ mod arguments;
 mod choice;
 mod closing;
 mod configuration;
+mod doctor;
 mod exec;
+mod executor;
 mod exit;
 mod failure;
+mod git;
 mod interactive;
 mod keyfile;
 mod logging;
@@ -18,6 +21,7 @@ mod model;
 mod program;
 mod questions;
 mod rendering;
+mod sessions;
 mod settings;
 mod signals;
 mod stdin;
@@ -31,6 +35,8 @@ mod writer;
 const REAPER_LIMIT: std::time::Duration = std::time::Duration::from_secs(12);
 
 fn main() {
+    // Before anything else: executed again, this program is the sandbox's helper.
+    forge_api::sandbox_hook();
     // What a panic unwinds drops its environment; the message is printed by then.
     let code = std::panic::catch_unwind(program::run);
     let left = forge_api::wait_for_reapers(REAPER_LIMIT);

@@ -14,7 +14,7 @@ use crate::failure::{self, Failure};
 use crate::settings::{Settings, SettingsError};
 use crate::terminal::{self, Paint};
 use crate::writer::{self, WriteError};
-use crate::{exec, interactive, logging, stdin, task};
+use crate::{doctor, exec, interactive, logging, sessions, stdin, task};
 
 /// Runs the program.
 pub(crate) fn run() -> ExitCode {
@@ -40,6 +40,16 @@ pub(crate) fn run() -> ExitCode {
             };
             conclude(Verb::Exec, settings(), |settings| exec::run(settings, exec.shell, exec.argv))
         }
+        Some(Subcommand::Diff(diff)) => look(prompt, diff.common.verbose, sessions::diff(*diff)),
+        Some(Subcommand::Discard(discard)) => {
+            look(prompt, discard.common.verbose, sessions::discard(*discard))
+        }
+        Some(Subcommand::Session(session)) => {
+            look(prompt, session.common.verbose, sessions::session(*session))
+        }
+        Some(Subcommand::Doctor(doctor)) => {
+            look(prompt, doctor.common.verbose, doctor::run(doctor))
+        }
         Some(Subcommand::Completions(completions)) => {
             let mut script = Vec::new();
             clap_complete::generate(
@@ -60,6 +70,32 @@ pub(crate) fn run() -> ExitCode {
             }
         }
     }
+}
+
+/// Runs what needs no settings: looking at sessions, or at this machine.
+fn look(
+    prompt: Option<String>,
+    verbose: u8,
+    part: impl Future<Output = Result<Conclusion, Failure>>,
+) -> ExitCode {
+    let paint = Paint::choose(ColorWhen::Auto, OutputStream::Stderr);
+    logging::start(verbose, paint);
+    let result = match prompt {
+        Some(_) => Err(Failure::Usage("-p and a subcommand cannot be used together".to_owned())),
+        None => tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|source| Failure::System { what: "forge cannot start", source })
+            .and_then(|runtime| runtime.block_on(part)),
+    };
+    let conclusion = result.unwrap_or_else(|failure| {
+        let conclusion = failure.conclusion();
+        if conclusion != Conclusion::ReaderGone {
+            failure::print(&failure, paint);
+        }
+        conclusion
+    });
+    conclusion.exit_code(Verb::Other)
 }
 
 fn at_terminal(settings: Settings) -> Result<Settings, Failure> {

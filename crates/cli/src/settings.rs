@@ -10,6 +10,8 @@ use thiserror::Error;
 use crate::arguments::{AskWhich, ColorWhen, CommonOptions, OutputFormat, TaskOptions};
 use crate::choice::{self, Choice, ChoiceError, TensorlakeVariables};
 use crate::configuration::{self, ConfigurationError};
+use crate::executor;
+use crate::failure::Failure;
 use crate::variables::{self, CommandVariables, EnvArgumentError};
 
 /// Everything that was decided.
@@ -118,12 +120,15 @@ impl Settings {
     }
 
     /// What the api is told, without a model.
-    pub(crate) fn forge(&self) -> ForgeConfig {
-        let executor = self.choice.executor(self.variables.variables.clone());
+    ///
+    /// # Errors
+    /// The session that was asked for is not to be had.
+    pub(crate) fn forge(&self) -> Result<ForgeConfig, Failure> {
+        let executor = executor::config(&self.choice, self.variables.variables.clone())?;
         let mut config = ForgeConfig::new(&self.directory, executor);
         config.home = variables::absolute_path("HOME");
         config.state_directory = state_directory();
-        config
+        Ok(config)
     }
 
     /// Names that were to be forwarded to commands and are not set.

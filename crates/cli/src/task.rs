@@ -71,7 +71,7 @@ async fn converse(
     };
     let (desk, questions) = Desk::new();
     let model = model::configure(settings.task.model.as_deref())?;
-    let config = settings.forge().model(model).agent(settings.agent(ask)).approver(desk);
+    let config = settings.forge()?.model(model).agent(settings.agent(ask)).approver(desk);
     // Also what cannot be done at all is said before stdin is waited for.
     let api = ForgeAPI::init(config).await?;
     let prompt = tokio::select! {

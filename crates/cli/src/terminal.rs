@@ -48,6 +48,8 @@ pub(crate) enum Role {
     Dim,
     /// The name of something.
     Strong,
+    /// What was added.
+    Good,
     /// What went wrong.
     Bad,
     /// What to look at.
@@ -77,6 +79,7 @@ impl Paint {
             (Self::Colored, _) if text.is_empty() => return String::new(),
             (Self::Colored, Role::Dim) => "2",
             (Self::Colored, Role::Strong) => "1",
+            (Self::Colored, Role::Good) => "32",
             (Self::Colored, Role::Bad) => "1;31",
             (Self::Colored, Role::Warning) => "33",
         };

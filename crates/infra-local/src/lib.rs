@@ -10,6 +10,7 @@
 mod config;
 mod environment;
 mod files;
+mod git;
 mod group;
 mod host;
 mod launch;
@@ -20,4 +21,5 @@ mod search;
 
 pub use config::LocalConfig;
 pub use environment::LocalEnvironment;
+pub use git::git_identity;
 pub use host::LocalHost;

@@ -40,7 +40,7 @@ pub(crate) async fn run(settings: Settings) -> Result<Conclusion, Failure> {
         .map_err(|source| Failure::System { what: "the terminal cannot be opened", source })?;
     let (desk, questions) = Desk::new();
     let model = model::configure(settings.task.model.as_deref())?;
-    let config = settings.forge().model(model).agent(settings.agent(ask)).approver(desk);
+    let config = settings.forge()?.model(model).agent(settings.agent(ask)).approver(desk);
     let api = ForgeAPI::init(config).await?;
 
     terminal::remember();

@@ -1,0 +1,92 @@
+//! From the choice of an environment to what the api is told.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use forge_api::{
+    AddedAccess, AddedDirectory, EnvironmentVariable, ExecutorConfig, LocalOptions, Network,
+    SandboxConfig, SandboxLimits, SessionChoice, SessionStore, TOOLCHAIN_VARIABLES,
+};
+
+use crate::arguments::NetworkName;
+use crate::choice::{Choice, SandboxChoice};
+use crate::failure::Failure;
+use crate::git;
+use crate::settings::state_directory;
+use crate::variables;
+
+/// The configuration of the chosen environment, whose commands get these variables.
+///
+/// # Errors
+/// The session that was asked for is not there, or there is no place to keep sessions.
+pub(crate) fn config(
+    choice: &Choice,
+    environment: Vec<EnvironmentVariable>,
+) -> Result<ExecutorConfig, Failure> {
+    Ok(match choice {
+        Choice::Sandbox(choice) => ExecutorConfig::Sandbox(Box::new(sandbox(choice, environment)?)),
+        Choice::Tensorlake(choice) => {
+            let config = choice.config.clone().environment(environment);
+            ExecutorConfig::Tensorlake(Box::new(config))
+        }
+        Choice::Local => ExecutorConfig::Local(LocalOptions::new(environment)),
+    })
+}
+
+/// Where sessions are kept.
+///
+/// # Errors
+/// Neither `FORGE_STATE_DIR` nor `HOME` says where.
+pub(crate) fn store_directory() -> Result<PathBuf, Failure> {
+    state_directory().ok_or_else(|| {
+        Failure::Usage(
+            "there is no place to keep sessions: HOME is not set; name one with FORGE_STATE_DIR"
+                .to_owned(),
+        )
+    })
+}
+
+fn sandbox(
+    choice: &SandboxChoice,
+    environment: Vec<EnvironmentVariable>,
+) -> Result<SandboxConfig, Failure> {
+    let state = std::path::absolute(store_directory()?).map_err(|source| Failure::System {
+        what: "the state directory cannot be named",
+        source,
+    })?;
+    let session = match &choice.session {
+        Some(text) => SessionChoice::Named(SessionStore::new(&state).resolve(text)?),
+        None if choice.fresh => SessionChoice::Fresh,
+        None => SessionChoice::Continue,
+    };
+    let mut limits = SandboxLimits::default();
+    if let Some(cpus) = choice.milli_cpus {
+        limits = limits.milli_cpus(cpus);
+    }
+    if let Some(memory) = choice.memory_bytes {
+        limits = limits.memory_bytes(memory);
+    }
+    let added = choice.added.iter().map(|added| AddedDirectory {
+        source: added.directory.clone(),
+        access: if added.writable { AddedAccess::ReadWrite } else { AddedAccess::ReadOnly },
+    });
+    let toolchains: Vec<(OsString, OsString)> = std::env::vars_os()
+        .filter(|(name, _)| TOOLCHAIN_VARIABLES.iter().any(|known| name == known))
+        .collect();
+    // The user's own variables come last and win.
+    let mut all = git::identity();
+    all.extend(environment);
+    let mut config = SandboxConfig::new(state)
+        .session(session)
+        .environment(all)
+        .toolchain_variables(toolchains)
+        .limits(limits)
+        .include(choice.include.clone())
+        .added(added.collect::<Vec<_>>())
+        .network(match choice.network {
+            Some(NetworkName::Full) => Network::Full,
+            Some(NetworkName::None) | None => Network::None,
+        });
+    config.home = variables::absolute_path("HOME");
+    Ok(config)
+}

@@ -1,0 +1,509 @@
+//! `forge diff`, `forge discard` and `forge session`: what is kept of sessions, looked at and cleared
+//! away. Nothing is started here.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use forge_api::{
+    ChangeKind, DetailedChange, Host, LineChanges, Listing, LocalHost, OutputStream, PruneOptions,
+    SessionError, SessionId, SessionState, SessionStore, SessionSummary,
+};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::arguments::{
+    DiffArguments, DiscardArguments, PlaceOptions, SessionArguments, SessionVerb,
+};
+use crate::executor::store_directory;
+use crate::exit::Conclusion;
+use crate::failure::{self, Failure};
+use crate::settings::state_directory;
+use crate::stdin;
+use crate::terminal::{Paint, Role, clean, columns, is_terminal};
+use crate::variables;
+use crate::writer;
+
+/// How long a session that is told to stop is waited for.
+const STOP_LIMIT: Duration = Duration::from_secs(15);
+const STOP_INTERVAL: Duration = Duration::from_millis(50);
+
+/// The sessions, and where the command was called.
+struct Place {
+    store: SessionStore,
+    workspace: Option<PathBuf>,
+    paint: Paint,
+}
+
+impl Place {
+    async fn of(options: &PlaceOptions) -> Result<Self, Failure> {
+        let state = store_directory()?;
+        let host = LocalHost {
+            home: variables::absolute_path("HOME"),
+            state_directory: state_directory(),
+        };
+        let start = options.directory.clone().unwrap_or_else(|| PathBuf::from("."));
+        let located = host.locate_workspace(&start).await;
+        // A directory that was named has to be there; that of the process may be anything.
+        let workspace = match located {
+            Ok(location) => Some(location.root),
+            Err(error) if options.directory.is_some() => {
+                return Err(forge_api::InitError::from(error).into());
+            }
+            Err(_) => None,
+        };
+        let paint = Paint::choose(options.color.unwrap_or_default(), OutputStream::Stdout);
+        Ok(Self { store: SessionStore::new(state), workspace, paint })
+    }
+
+    /// The session that is meant: the one that is named, or the newest of the workspace that holds
+    /// anything.
+    fn session(&self, named: Option<&str>) -> Result<Option<SessionSummary>, Failure> {
+        if let Some(text) = named {
+            let id = self.store.resolve(text)?;
+            return Ok(Some(self.store.find(&id)?));
+        }
+        match &self.workspace {
+            Some(workspace) => Ok(self.store.newest(workspace)?),
+            None => Err(Failure::Usage(
+                "this directory is no workspace; name a session, or a directory with -C".to_owned(),
+            )),
+        }
+    }
+}
+
+/// `forge diff`.
+///
+/// # Errors
+/// There is no such session, or it cannot be read.
+pub(crate) async fn diff(arguments: DiffArguments) -> Result<Conclusion, Failure> {
+    let place = Place::of(&arguments.common).await?;
+    let Some(session) = place.session(arguments.session.as_deref())? else {
+        return Ok(Conclusion::Done);
+    };
+    let layers = place.store.layers(&session.id)?;
+    let changes = layers
+        .changes()
+        .map_err(|source| Failure::System { what: "the changes cannot be read", source })?;
+    let mut text = Vec::new();
+    if arguments.name_only {
+        for change in &changes.changes {
+            writeln!(text, "{}", shown(&change.path)).unwrap_or_default();
+        }
+    } else {
+        let rows = changes.changes.iter().map(|change| (change, layers.line_changes(change)));
+        stat(&rows.collect::<Vec<_>>(), place.paint, &mut text);
+    }
+    print(&text)?;
+    if changes.ignored_files > 0
+        && (is_terminal(OutputStream::Stderr) || arguments.common.verbose > 0)
+    {
+        let message = format!(
+            "{} ignored {} changed as well",
+            changes.ignored_files,
+            plural(changes.ignored_files, "file", "files")
+        );
+        failure::note(
+            &message,
+            Paint::choose(arguments.common.color.unwrap_or_default(), OutputStream::Stderr),
+        );
+    }
+    Ok(Conclusion::Done)
+}
+
+/// As `git diff --stat` has it: a line a file, and a sum.
+fn stat(rows: &[(&DetailedChange, LineChanges)], paint: Paint, text: &mut Vec<u8>) {
+    if rows.is_empty() {
+        return;
+    }
+    let names: Vec<String> = rows.iter().map(|(change, _)| shown(&change.path)).collect();
+    let widest = names.iter().map(|name| name.chars().count()).max().unwrap_or(0);
+    let most = rows.iter().map(|(_, lines)| total(*lines)).max().unwrap_or(0);
+    let digits = most.to_string().len().max(3);
+    let room = columns(OutputStream::Stdout).saturating_sub(digits + 6);
+    let name_room = widest.min(room.saturating_sub(10).max(20));
+    let bar_room = room.saturating_sub(name_room).clamp(4, 40) as u64;
+    let (mut added, mut removed) = (0, 0);
+    for ((change, lines), name) in rows.iter().zip(names) {
+        let name = shortened(&name, name_room);
+        let what = match (change.kind, lines) {
+            (ChangeKind::ModeChanged, _) => match (change.before, change.after) {
+                (Some(before), Some(after)) => {
+                    format!("mode {:o} → {:o}", before.mode & 0o7777, after.mode & 0o7777)
+                }
+                _ => "mode".to_owned(),
+            },
+            (ChangeKind::TypeChanged, LineChanges::NoFile) => "type".to_owned(),
+            (kind, LineChanges::NoFile) => described(kind).to_owned(),
+            (_, LineChanges::Binary) => {
+                let size = |facts: Option<forge_api::FileFacts>| facts.map_or(0, |f| f.size_bytes);
+                format!("{:>digits$} {} → {} bytes", "Bin", size(change.before), size(change.after))
+            }
+            (_, LineChanges::Lines { added: more, removed: fewer }) => {
+                added += more;
+                removed += fewer;
+                let sum = more + fewer;
+                let scale = |count: &u64| match most {
+                    0 => 0,
+                    most if most <= bar_room => *count,
+                    most => (count * bar_room).div_ceil(most),
+                };
+                let bar = |role, sign: &str, count: &u64| {
+                    paint.paint(role, &sign.repeat(usize::try_from(scale(count)).unwrap_or(0)))
+                };
+                let mark = match change.kind {
+                    ChangeKind::Created => " (new)",
+                    ChangeKind::Deleted => " (gone)",
+                    ChangeKind::TypeChanged => " (type)",
+                    ChangeKind::Modified | ChangeKind::ModeChanged => "",
+                };
+                let (plus, minus) = (bar(Role::Good, "+", more), bar(Role::Bad, "-", fewer));
+                format!("{sum:>digits$} {plus}{minus}{mark}")
+            }
+        };
+        let pad = " ".repeat(name_room.saturating_sub(name.chars().count()));
+        writeln!(text, " {name}{pad} | {}", what.trim_end()).unwrap_or_default();
+    }
+    let files = rows.len() as u64;
+    let mut sum = format!(" {files} {} changed", plural(files, "file", "files"));
+    if added > 0 || removed == 0 {
+        sum.push_str(&format!(", {added} {}(+)", plural(added, "insertion", "insertions")));
+    }
+    if removed > 0 {
+        sum.push_str(&format!(", {removed} {}(-)", plural(removed, "deletion", "deletions")));
+    }
+    writeln!(text, "{sum}").unwrap_or_default();
+}
+
+fn total(lines: LineChanges) -> u64 {
+    match lines {
+        LineChanges::Lines { added, removed } => added + removed,
+        LineChanges::Binary | LineChanges::NoFile => 0,
+    }
+}
+
+fn described(kind: ChangeKind) -> &'static str {
+    match kind {
+        ChangeKind::Created => "new",
+        ChangeKind::Modified => "other",
+        ChangeKind::Deleted => "gone",
+        ChangeKind::ModeChanged => "mode",
+        ChangeKind::TypeChanged => "type",
+    }
+}
+
+/// The end of a name that is too long says more than its beginning.
+fn shortened(name: &str, room: usize) -> String {
+    let length = name.chars().count();
+    if length <= room {
+        return name.to_owned();
+    }
+    let kept: String = name.chars().skip(length - room.saturating_sub(1)).collect();
+    format!("…{kept}")
+}
+
+/// A path as it is printed: what could steer a terminal is escaped.
+fn shown(path: &Path) -> String {
+    match path.to_str() {
+        Some(text) if !text.chars().any(char::is_control) => clean(text),
+        _ => format!("{:?}", path.display().to_string()),
+    }
+}
+
+fn plural(count: u64, one: &'static str, many: &'static str) -> &'static str {
+    if count == 1 { one } else { many }
+}
+
+/// `forge discard`.
+///
+/// # Errors
+/// There is no such session, it is in use, or the user has to say more.
+pub(crate) async fn discard(arguments: DiscardArguments) -> Result<Conclusion, Failure> {
+    let place = Place::of(&arguments.common).await?;
+    let paint = Paint::choose(arguments.common.color.unwrap_or_default(), OutputStream::Stderr);
+    let Some(session) = place.session(arguments.session.as_deref())? else {
+        failure::note("there is nothing to discard", paint);
+        return Ok(Conclusion::Done);
+    };
+    let count = place
+        .store
+        .layers(&session.id)?
+        .changes()
+        .map_err(|source| Failure::System { what: "the changes cannot be read", source })?;
+    let (changed, ignored) = (count.changes.len() as u64, count.ignored_files);
+    let what = format!("{} of session {}", counted(changed, ignored), session.id);
+    if !arguments.force && !asked(&format!("Discard {what}?"), paint)? {
+        return Ok(Conclusion::NotDone);
+    }
+    let open = place.store.lock(&session.id)?;
+    open.discard()?;
+    open.end()?;
+    failure::note(&format!("{what} were discarded"), paint);
+    Ok(Conclusion::Done)
+}
+
+/// Asks for a yes on the terminal.
+pub(crate) fn asked(question: &str, paint: Paint) -> Result<bool, Failure> {
+    if stdin::kind() != stdin::Kind::Terminal || !is_terminal(OutputStream::Stderr) {
+        let message = "without a terminal to ask on, --force says that it is meant";
+        return Err(Failure::Usage(message.to_owned()));
+    }
+    let text = format!("{} [y/N] ", paint.paint(Role::Strong, question));
+    let failed = |source| Failure::System { what: "the terminal cannot be used", source };
+    writer::write_all(OutputStream::Stderr, text.as_bytes()).map_err(failed)?;
+    let mut line = String::new();
+    std::io::stdin().read_line(&mut line).map_err(failed)?;
+    Ok(matches!(line.trim(), "y" | "Y" | "yes"))
+}
+
+/// `3 changed files and 2 ignored ones`.
+pub(crate) fn counted(changed: u64, ignored: u64) -> String {
+    let files = format!("{changed} changed {}", plural(changed, "file", "files"));
+    match (changed, ignored) {
+        (_, 0) => files,
+        (0, _) => format!("{ignored} ignored {}", plural(ignored, "file", "files")),
+        _ => format!("{files} and {ignored} ignored {}", plural(ignored, "one", "ones")),
+    }
+}
+
+/// `forge session`.
+///
+/// # Errors
+/// There is no such session, or it cannot be read, stopped or removed.
+pub(crate) async fn session(arguments: SessionArguments) -> Result<Conclusion, Failure> {
+    let place = Place::of(&arguments.common).await?;
+    match arguments.verb {
+        SessionVerb::List { json } => list(&place, json),
+        SessionVerb::Show { session, json } => show(&place, &session, json),
+        SessionVerb::Stop { session } => stop(&place, &session).await,
+        SessionVerb::Prune { force } => prune(&place, force),
+    }
+}
+
+fn list(place: &Place, json: bool) -> Result<Conclusion, Failure> {
+    let Listing { sessions, newer, damaged } = place.store.list()?;
+    let mut text = Vec::new();
+    if json {
+        let all: Vec<_> = sessions.iter().map(as_json).collect();
+        writeln!(text, "{}", serde_json::Value::from(all)).unwrap_or_default();
+    } else {
+        for session in &sessions {
+            let state = match session.state {
+                SessionState::Idle => "idle",
+                SessionState::Running(_) => "running",
+            };
+            let held = session.summary.map_or_else(
+                || "not counted yet".to_owned(),
+                |summary| counted(summary.changed_files, summary.ignored_files),
+            );
+            let id = place.paint.paint(Role::Strong, session.id.as_str());
+            let line = format!(
+                "{id}  {state:7}  {held}, {}  {}",
+                ago(session.last_used),
+                shown(&session.workspace)
+            );
+            writeln!(text, "{line}").unwrap_or_default();
+        }
+    }
+    print(&text)?;
+    let paint = Paint::choose(crate::arguments::ColorWhen::Auto, OutputStream::Stderr);
+    for id in newer {
+        failure::note(&format!("session {id} was made by a newer forge"), paint);
+    }
+    for one in damaged {
+        failure::warn(&format!("a damaged session was set aside: {}", one.path.display()), paint);
+    }
+    Ok(Conclusion::Done)
+}
+
+fn show(place: &Place, text: &str, json: bool) -> Result<Conclusion, Failure> {
+    let Some(session) = place.session(Some(text))? else { return Ok(Conclusion::Done) };
+    let changes = place.store.layers(&session.id).ok().and_then(|layers| layers.changes().ok());
+    let mut out = Vec::new();
+    if json {
+        let mut value = as_json(&session);
+        if let Some(changes) = &changes {
+            let files = changes.changes.iter().map(|change| {
+                serde_json::json!({ "path": change.path.to_string_lossy(), "kind": described(change.kind) })
+            });
+            value["files"] = files.collect();
+            value["changed_files"] = changes.changes.len().into();
+            value["ignored_files"] = changes.ignored_files.into();
+        }
+        writeln!(out, "{value}").unwrap_or_default();
+    } else {
+        let state = match session.state {
+            SessionState::Idle => "idle".to_owned(),
+            SessionState::Running(None) => "running".to_owned(),
+            SessionState::Running(Some(pid)) => format!("running (process {pid})"),
+        };
+        let held = match &changes {
+            Some(changes) => counted(changes.changes.len() as u64, changes.ignored_files),
+            None => "its workspace cannot be read".to_owned(),
+        };
+        for (name, value) in [
+            ("session", session.id.to_string()),
+            ("workspace", shown(&session.workspace)),
+            ("state", state),
+            ("made", ago(session.created)),
+            ("used", ago(session.last_used)),
+            ("holds", held),
+        ] {
+            writeln!(out, "{name:10}{value}").unwrap_or_default();
+        }
+    }
+    print(&out)?;
+    Ok(Conclusion::Done)
+}
+
+fn as_json(session: &SessionSummary) -> serde_json::Value {
+    let seconds = |time: SystemTime| {
+        time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_secs())
+    };
+    let (state, pid) = match session.state {
+        SessionState::Idle => ("idle", None),
+        SessionState::Running(pid) => ("running", pid),
+    };
+    serde_json::json!({
+        "id": session.id.as_str(),
+        "workspace": session.workspace.to_string_lossy(),
+        "state": state,
+        "pid": pid,
+        "created": seconds(session.created),
+        "last_used": seconds(session.last_used),
+        "changed_files": session.summary.map(|summary| summary.changed_files),
+        "ignored_files": session.summary.map(|summary| summary.ignored_files),
+    })
+}
+
+/// `5 minutes ago`.
+fn ago(time: SystemTime) -> String {
+    let seconds = SystemTime::now().duration_since(time).unwrap_or_default().as_secs();
+    let (count, one, many) = match seconds {
+        0..60 => return "just now".to_owned(),
+        60..3600 => (seconds / 60, "minute", "minutes"),
+        3600..86_400 => (seconds / 3600, "hour", "hours"),
+        _ => (seconds / 86_400, "day", "days"),
+    };
+    format!("{count} {} ago", plural(count, one, many))
+}
+
+async fn stop(place: &Place, text: &str) -> Result<Conclusion, Failure> {
+    let id = place.store.resolve(text)?;
+    let paint = Paint::choose(crate::arguments::ColorWhen::Auto, OutputStream::Stderr);
+    let pid = match place.store.find(&id)?.state {
+        SessionState::Idle => {
+            failure::note(&format!("session {id} is not running"), paint);
+            return Ok(Conclusion::Done);
+        }
+        SessionState::Running(pid) => pid,
+    };
+    let Some(pid) = pid.and_then(Pid::from_raw) else {
+        return Err(SessionError::Busy { id, pid: None }.into());
+    };
+    kill_process(pid, Signal::TERM).map_err(|source| Failure::System {
+        what: "the process that uses the session cannot be told to end",
+        source: source.into(),
+    })?;
+    let deadline = tokio::time::Instant::now() + STOP_LIMIT;
+    while is_running(&place.store, &id) {
+        if tokio::time::Instant::now() >= deadline {
+            return Err(SessionError::Busy { id, pid: Some(pid.as_raw_nonzero().get()) }.into());
+        }
+        tokio::time::sleep(STOP_INTERVAL).await;
+    }
+    failure::note(&format!("session {id} was stopped"), paint);
+    Ok(Conclusion::Done)
+}
+
+/// One that held nothing is gone when it has stopped.
+fn is_running(store: &SessionStore, id: &SessionId) -> bool {
+    matches!(store.find(id), Ok(session) if session.state != SessionState::Idle)
+}
+
+fn prune(place: &Place, force: bool) -> Result<Conclusion, Failure> {
+    let paint = Paint::choose(crate::arguments::ColorWhen::Auto, OutputStream::Stderr);
+    let with_changes_of = if force { place.workspace.clone() } else { None };
+    let report = place.store.prune(&PruneOptions { with_changes_of }, SystemTime::now())?;
+    let mut text = Vec::new();
+    for pruned in &report.removed {
+        writeln!(text, "{}  {}", pruned.session.id, pruned.reason).unwrap_or_default();
+    }
+    print(&text)?;
+    if !report.with_changes.is_empty() {
+        let count = report.with_changes.len() as u64;
+        let message = format!(
+            "{count} {} changes and {} kept; forge discard SESSION drops them",
+            plural(count, "session holds", "sessions hold"),
+            plural(count, "is", "are")
+        );
+        failure::note(&message, paint);
+    }
+    let failed = !report.failed.is_empty();
+    for (_, error) in report.failed {
+        failure::warn(&Failure::from(error).message(), paint);
+    }
+    Ok(if failed { Conclusion::NotDone } else { Conclusion::Done })
+}
+
+pub(crate) fn print(text: &[u8]) -> Result<(), Failure> {
+    writer::write_all(OutputStream::Stdout, text).map_err(|source| {
+        let error = match source.kind() {
+            std::io::ErrorKind::BrokenPipe => writer::WriteError::ReaderGone,
+            _ => writer::WriteError::Failed { stream: OutputStream::Stdout, source },
+        };
+        error.into()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use forge_api::FileFacts;
+    use pretty_assertions::assert_eq;
+
+    use super::*;
+
+    #[test]
+    fn counts_are_said_in_words() {
+        assert_eq!(counted(1, 0), "1 changed file");
+        assert_eq!(counted(2, 1), "2 changed files and 1 ignored one");
+        assert_eq!(counted(0, 7), "7 ignored files");
+    }
+
+    #[test]
+    fn a_path_cannot_steer_the_terminal() {
+        assert_eq!(shown(Path::new("a/b c")), "a/b c");
+        assert_eq!(shown(Path::new("a\u{1b}[31m\n")), r#""a\u{1b}[31m\n""#);
+    }
+
+    #[test]
+    fn the_stat_has_a_line_a_file_and_a_sum() {
+        let facts = |mode| Some(FileFacts { mode, size_bytes: 5 });
+        let change = |path: &str, kind, before, after| DetailedChange {
+            path: path.into(),
+            kind,
+            before,
+            after,
+        };
+        let new = change("src/new.rs", ChangeKind::Created, None, facts(0o100_644));
+        let gone = change("old", ChangeKind::Deleted, facts(0o100_644), None);
+        let mode = change("run", ChangeKind::ModeChanged, facts(0o100_644), facts(0o100_755));
+        let binary = change("bin", ChangeKind::Modified, facts(0o100_644), facts(0o100_644));
+        let mut text = Vec::new();
+        stat(
+            &[
+                (&new, LineChanges::Lines { added: 3, removed: 0 }),
+                (&gone, LineChanges::Lines { added: 0, removed: 2 }),
+                (&mode, LineChanges::Lines { added: 0, removed: 0 }),
+                (&binary, LineChanges::Binary),
+            ],
+            Paint::Plain,
+            &mut text,
+        );
+        let expected = " src/new.rs |   3 +++ (new)\n \
+                        old        |   2 -- (gone)\n \
+                        run        | mode 644 → 755\n \
+                        bin        | Bin 5 → 5 bytes\n \
+                        4 files changed, 3 insertions(+), 2 deletions(-)\n";
+        assert_eq!(String::from_utf8(text).unwrap(), expected);
+    }
+}
