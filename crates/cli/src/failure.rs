@@ -149,6 +149,9 @@ fn environment_hint(error: &EnvironmentError) -> Option<String> {
         EnvironmentError::ContactLost { environment: EnvironmentKind::Tensorlake, .. } => {
             Some("check the network, the proxy variables and --tensorlake-url".to_owned())
         }
+        EnvironmentError::Unavailable { source: Some(source), .. } => {
+            source.downcast_ref::<SessionError>().and_then(session_hint)
+        }
         EnvironmentError::ContactLost { .. }
         | EnvironmentError::AccessRefused { .. }
         | EnvironmentError::Unavailable { .. }

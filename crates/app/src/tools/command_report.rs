@@ -47,7 +47,8 @@ pub(crate) fn report(end: &CommandEnd<'_>, description: &Description) -> Report 
         content.push_str(
             "\n[The network is off in this environment, which is probably why: no other host can \
              be reached, and trying again changes nothing. Work with what is there, or tell the \
-             user what has to be fetched.]",
+             user what has to be fetched; the user turns the network on by starting Forge with \
+             `--network full`.]",
         );
     }
     let notice = |Notice::EnvironmentRecreated { reason }: &Notice| {

@@ -5,6 +5,8 @@
 mod completions;
 mod exec;
 mod harness;
+#[cfg(target_os = "linux")]
+mod sandbox;
 mod signals;
 mod task;
 mod tensorlake;

@@ -12,17 +12,6 @@ fn refused(world: &World, arguments: &[&str], code: i32) -> String {
 }
 
 #[test]
-fn without_an_environment_forge_refuses_and_names_local() {
-    let world = World::new();
-    let expected = "error: no environment was chosen for commands to run in\n\
-                    hint: TENSORLAKE_API_KEY or --tensorlake-key-file runs them in a microVM; \
-                    --local runs them on this machine, without any isolation\n";
-    assert_eq!(refused(&world, &["exec", "--", "true"], 125), expected);
-    assert_eq!(refused(&world, &["-p", "go"], 2), expected);
-    assert_eq!(refused(&world, &[], 2), expected);
-}
-
-#[test]
 fn a_mistyped_subcommand_is_no_prompt_and_the_right_one_is_named() {
     let world = World::new();
     let actual = refused(&world, &["--local", "exce", "--", "ls"], 2);
