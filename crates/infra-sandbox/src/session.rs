@@ -6,11 +6,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::MemfdFlags;
 use rustix::net::SocketType;
+use rustix::process::{Pid, PidfdFlags};
 use thiserror::Error;
 
 use crate::channel;
@@ -21,8 +21,7 @@ use crate::spec::{CommandSpec, SessionAnswer, SessionFacts, SessionSpec, SetupFa
 const SETUP_LIMIT: Timespec = Timespec { tv_sec: 30, tv_nsec: 0 };
 
 /// How long the helper may take to end, once its socket is closed, before it is killed.
-const END_LIMIT: Duration = Duration::from_secs(10);
-const END_INTERVAL: Duration = Duration::from_millis(2);
+const END_LIMIT: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
 
 /// Why a session does not stand.
 #[derive(Debug, Error)]
@@ -182,11 +181,14 @@ fn memory_file(bytes: &[u8]) -> io::Result<OwnedFd> {
 }
 
 fn end_helper(helper: &mut Child) {
-    let attempts = END_LIMIT.as_millis() / END_INTERVAL.as_millis();
-    for _ in 0..attempts {
-        match helper.try_wait() {
-            Ok(None) => std::thread::sleep(END_INTERVAL),
-            Ok(Some(_)) | Err(_) => return,
+    // Readable once the process has ended (pidfd_open(2)), so that its end is seen at once.
+    let ended = Pid::from_raw(helper.id().cast_signed())
+        .and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok());
+    if let Some(ended) = ended {
+        let mut wanted = [PollFd::new(&ended, PollFlags::IN)];
+        if !matches!(poll(&mut wanted, Some(&END_LIMIT)), Ok(0)) {
+            drop(helper.wait());
+            return;
         }
     }
     // Its children die with it.

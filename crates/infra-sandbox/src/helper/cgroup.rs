@@ -21,6 +21,8 @@ pub(super) struct Cgroups {
     memory: Option<Group>,
     processes: Option<Group>,
     cpus: Option<Group>,
+    /// Version 2, where the process was put into its group by [`Cgroups::make`].
+    unified: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -31,7 +33,7 @@ struct Group {
 }
 
 impl Cgroups {
-    /// Makes what can be had and puts the process into it. Whatever fails is left out.
+    /// Makes what can be had, for the process to be put into. Whatever fails is left out.
     pub(super) fn make(pid: i32, spec: &SessionSpec) -> Self {
         let layers = spec.layers;
         if !layers.limits || !layers.namespaces {
@@ -55,6 +57,15 @@ impl Cgroups {
 
     pub(super) fn processes_bounded(&self) -> bool {
         self.processes.is_some()
+    }
+
+    /// The files with which the session's init puts itself into its groups: see [`join`].
+    pub(super) fn to_join(&self) -> Vec<PathBuf> {
+        if self.unified {
+            return Vec::new();
+        }
+        let groups = [&self.memory, &self.processes, &self.cpus];
+        groups.into_iter().flatten().map(|group| group.directory.join("tasks")).collect()
     }
 
     /// The file that counts ends for want of memory.
@@ -91,7 +102,7 @@ impl Cgroups {
             if unified_group(pid, spec, &group).is_ok() {
                 let cpus = spec.limits.milli_cpus.map(|_| group.clone());
                 let memory = spec.limits.memory_bytes.map(|_| group.clone());
-                return Self { memory, processes: Some(group), cpus };
+                return Self { memory, processes: Some(group), cpus, unified: true };
             }
             drop(fs::remove_dir(&group.directory));
         }
@@ -103,10 +114,7 @@ impl Cgroups {
             let directory = hierarchy(own, controller)?.join(name(pid));
             fs::create_dir(&directory).ok()?;
             let set = || {
-                for (file, value) in &files {
-                    fs::write(directory.join(file), value)?;
-                }
-                fs::write(directory.join("cgroup.procs"), pid.to_string())
+                files.iter().try_for_each(|(file, value)| fs::write(directory.join(file), value))
             };
             if set().is_err() {
                 drop(fs::remove_dir(&directory));
@@ -128,8 +136,16 @@ impl Cgroups {
                 vec![("cpu.cfs_period_us", PERIOD_US.to_string()), ("cpu.cfs_quota_us", quota)];
             make("cpu", files)
         });
-        Self { memory, processes, cpus }
+        Self { memory, processes, cpus, unified: false }
     }
+}
+
+/// Puts this process, which has a single thread, into the groups of version 1.
+///
+/// Whoever moves another process takes a lock that stops the whole machine's forks and exits, and waits
+/// for a grace period of RCU, which is 20 ms and more; a thread that moves itself takes none.
+pub(super) fn join(files: &[PathBuf]) -> io::Result<()> {
+    files.iter().try_for_each(|file| fs::write(file, "0"))
 }
 
 fn name(pid: i32) -> String {

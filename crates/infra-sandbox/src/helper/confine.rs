@@ -40,6 +40,7 @@ pub(super) struct Writable {
 }
 
 impl Confinement {
+    /// Makes what commands apply, and installs in this process what they inherit.
     pub(super) fn prepare(
         layers: Layers,
         limits: LimitsSpec,
@@ -51,19 +52,30 @@ impl Confinement {
             None
         };
         let filters = if layers.seccomp {
-            seccomp::programs().map_err(|error| ("seccomp", error))?
+            seccomp::of_command().map_err(|error| ("seccomp", error))?
         } else {
             Vec::new()
         };
+        if layers.privileges && layers.namespaces {
+            bound_capabilities().map_err(|error| ("capabilities", error))?;
+        }
+        if layers.seccomp {
+            let installed = seccomp::of_session().and_then(|filters| seccomp::install(&filters));
+            installed.map_err(|error| ("seccomp", error))?;
+        }
         Ok(Self { layers, limits, ruleset, filters })
     }
 
-    /// Confines this process and all that come from it, for good.
+    /// Confines this process and all that come from it, for good. What [`Confinement::prepare`] has
+    /// done to the session's init is inherited.
     pub(super) fn apply(&self) -> io::Result<()> {
         if self.layers.limits {
             limit(&self.limits)?;
         }
         if self.layers.privileges {
+            if !self.layers.namespaces {
+                bound_capabilities()?;
+            }
             give_up_capabilities()?;
         }
         if self.layers.privileges || self.layers.landlock || self.layers.seccomp {
@@ -129,8 +141,9 @@ fn limit(limits: &LimitsSpec) -> io::Result<()> {
     Ok(())
 }
 
-/// Gives up every capability, also those that an exec would bring back.
-fn give_up_capabilities() -> io::Result<()> {
+/// Makes sure that no exec brings a capability back, here and in all that come from here. What this
+/// process holds itself, it keeps.
+fn bound_capabilities() -> io::Result<()> {
     set_capabilities_secure_bits(
         CapabilitiesSecureBits::NO_ROOT
             | CapabilitiesSecureBits::NO_ROOT_LOCKED
@@ -148,6 +161,11 @@ fn give_up_capabilities() -> io::Result<()> {
         }
     }
     clear_ambient_capability_set()?;
+    Ok(())
+}
+
+/// Gives up every capability.
+fn give_up_capabilities() -> io::Result<()> {
     let none = CapabilitySet::empty();
     set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })?;
     let left = rustix::thread::capabilities(None)?;

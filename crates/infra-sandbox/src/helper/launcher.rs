@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::process::{Signal, set_parent_process_death_signal};
 
-use super::cgroup::Cgroups;
+use super::cgroup::{self, Cgroups};
 use super::init;
 use super::kernel::{self, Blocking, Fork, Waited};
 use crate::channel;
@@ -87,7 +87,8 @@ fn session(socket: &OwnedFd) -> Result<(), SetupFailure> {
         landlock_abi: 0,
     };
     let mut go_writer = go_writer;
-    let go = serde_json::to_vec(&(facts, cgroups.memory_events())).unwrap_or_default();
+    let go = serde_json::to_vec(&(facts, cgroups.memory_events(), cgroups.to_join()))
+        .unwrap_or_default();
     let sent = go_writer.write_all(&go);
     drop(go_writer);
     if sent.is_err() {
@@ -114,7 +115,14 @@ fn enter(mut go: io::PipeReader, socket: &OwnedFd, spec: &SessionSpec) -> ! {
     drop(go);
     let parsed = read.ok().and_then(|_| serde_json::from_slice(&message).ok());
     // The launcher is gone, or has said why it gave up.
-    let Some((facts, memory_events)) = parsed else { kernel::exit_now(1) };
+    let parsed: Option<(SessionFacts, _, Vec<std::path::PathBuf>)> = parsed;
+    let Some((facts, memory_events, groups)) = parsed else { kernel::exit_now(1) };
+    // The host's groups are in reach only before the root is laid out.
+    if let Err(error) = cgroup::join(&groups) {
+        let failed = failure(SetupStage::Helper, "joining the session's cgroups", &error);
+        answer(socket, &SessionAnswer::Failed(failed), &[]);
+        kernel::exit_now(1);
+    }
     init::run(socket, spec, facts, memory_events)
 }
 

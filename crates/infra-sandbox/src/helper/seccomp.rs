@@ -1,8 +1,12 @@
 //! The filter of system calls: everything is allowed but what is listed here.
 //!
-//! A filter has one action for its matches, so there are three, and one before them for the calls of
+//! A filter has one action for its matches, so there are several, and one before them for the calls of
 //! the x32 ABI, whose numbers no rule would match. Calls of another architecture end the process,
 //! which the library's own check of the architecture does.
+//!
+//! Installing a filter takes the kernel longer than starting a process. So most of them are installed
+//! once, in the session's init, and are inherited; what the init and the keepers themselves need is
+//! refused in a last, small one that each command installs.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -21,21 +25,25 @@ const ARCHITECTURE: TargetArch = TargetArch::aarch64;
 const SYS_FCHMODAT2: libc::c_long = 452;
 const SYS_OPEN_TREE_ATTR: libc::c_long = 467;
 
+/// Calls that a keeper makes before the command is executed, and the command may not.
+const KEEPERS: [libc::c_long; 6] = [
+    libc::SYS_mount,
+    libc::SYS_move_mount,
+    libc::SYS_fsopen,
+    libc::SYS_fsconfig,
+    libc::SYS_fsmount,
+    libc::SYS_mount_setattr,
+];
+
 /// Calls that are refused whatever their arguments, as not permitted.
 const REFUSED: &[libc::c_long] = &[
     // Mounts and roots.
-    libc::SYS_mount,
     libc::SYS_umount2,
     libc::SYS_pivot_root,
     libc::SYS_chroot,
     libc::SYS_open_tree,
     SYS_OPEN_TREE_ATTR,
-    libc::SYS_move_mount,
-    libc::SYS_fsopen,
-    libc::SYS_fsconfig,
-    libc::SYS_fsmount,
     libc::SYS_fspick,
-    libc::SYS_mount_setattr,
     libc::SYS_setns,
     // Other processes.
     libc::SYS_ptrace,
@@ -98,8 +106,8 @@ const CLONE_NEWTIME: u64 = 0x80;
 const TERMINAL_CONTROLS: [u64; 3] =
     [0x5412 /* TIOCSTI */, 0x541c /* TIOCLINUX */, 0x5423 /* TIOCSETD */];
 
-/// The programs, in the order in which they are to be installed.
-pub(super) fn programs() -> io::Result<Vec<BpfProgram>> {
+/// What the session's init installs, for itself and all that come from it.
+pub(super) fn of_session() -> io::Result<Vec<BpfProgram>> {
     let mut programs = Vec::new();
     if cfg!(target_arch = "x86_64") {
         programs.push(no_x32());
@@ -109,6 +117,17 @@ pub(super) fn programs() -> io::Result<Vec<BpfProgram>> {
     programs.push(filter(BTreeMap::from([(libc::SYS_clone3, Vec::new())]), libc::ENOSYS)?);
     programs.push(filter(sockets()?, libc::EAFNOSUPPORT)?);
     Ok(programs)
+}
+
+/// What each command installs on top.
+pub(super) fn of_command() -> io::Result<Vec<BpfProgram>> {
+    let mut rules: Rules = KEEPERS.into_iter().map(|call| (call, Vec::new())).collect();
+    let mut clone = Vec::new();
+    for flag in NAMESPACES {
+        clone.push(has_bits(0, u64::from(flag.cast_unsigned()))?);
+    }
+    rules.insert(libc::SYS_clone, clone);
+    Ok(vec![filter(rules, libc::EPERM)?])
 }
 
 /// Installs the programs for this process and all that come from it.
@@ -130,13 +149,10 @@ fn filter(rules: Rules, errno: i32) -> io::Result<BpfProgram> {
 
 fn refused() -> io::Result<Rules> {
     let mut rules: Rules = REFUSED.iter().map(|call| (*call, Vec::new())).collect();
-    let mut clone = Vec::new();
+    let mut unshare = vec![has_bits(0, CLONE_NEWTIME)?];
     for flag in NAMESPACES {
-        clone.push(has_bits(0, u64::from(flag.cast_unsigned()))?);
+        unshare.push(has_bits(0, u64::from(flag.cast_unsigned()))?);
     }
-    let mut unshare = clone.clone();
-    unshare.push(has_bits(0, CLONE_NEWTIME)?);
-    rules.insert(libc::SYS_clone, clone);
     rules.insert(libc::SYS_unshare, unshare);
     let controls = TERMINAL_CONTROLS
         .into_iter()
@@ -219,7 +235,7 @@ mod tests {
 
     #[test]
     fn the_programs_can_be_made() {
-        let programs = programs().unwrap();
+        let programs = [of_session().unwrap(), of_command().unwrap()].concat();
         assert!(programs.iter().all(|program| !program.is_empty() && program.len() < 4096));
     }
 }

@@ -82,6 +82,15 @@ struct Versioned {
     version: u32,
 }
 
+/// Whether what is written is to survive a loss of power. That takes as long as several commands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Durability {
+    /// It is what the user's changes are found by.
+    Survives,
+    /// It is worth nothing without what comes later.
+    May,
+}
+
 impl Meta {
     pub(super) fn new(workspace: &Path, now: SystemTime) -> Self {
         Self {
@@ -110,13 +119,16 @@ impl Meta {
         serde_json::from_slice(&bytes).map_err(damaged)
     }
 
-    /// Writes it so that a reader, or a machine that loses power, sees the old one or the new one.
-    pub(super) fn write(&self, directory: &Path) -> io::Result<()> {
+    /// Writes it so that a reader sees the old one or the new one.
+    pub(super) fn write(&self, directory: &Path, durability: Durability) -> io::Result<()> {
         let new = directory.join("meta.json.new");
         let bytes = serde_json::to_vec_pretty(self).map_err(io::Error::other)?;
         let written = File::create(&new).and_then(|mut file| {
             file.write_all(&bytes)?;
-            file.sync_all()
+            match durability {
+                Durability::Survives => file.sync_all(),
+                Durability::May => Ok(()),
+            }
         });
         let renamed = written.and_then(|()| fs::rename(&new, directory.join("meta.json")));
         if renamed.is_err() {

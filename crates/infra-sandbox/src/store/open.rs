@@ -9,7 +9,7 @@ use forge_domain::SessionId;
 use tracing::warn;
 
 use super::error::SessionError;
-use super::meta::{Meta, StoredSummary, seconds};
+use super::meta::{Durability, Meta, StoredSummary, seconds};
 use super::prune::remove_directory;
 use super::sessions::SessionStore;
 use crate::spec::Upper;
@@ -58,7 +58,8 @@ impl OpenSession {
         let continued = holds_anything(&directory).unwrap_or(false);
         meta.last_used = seconds(SystemTime::now());
         meta.forge = env!("CARGO_PKG_VERSION").to_owned();
-        meta.write(&directory).map_err(SessionError::io("writing to", &directory))?;
+        meta.write(&directory, Durability::May)
+            .map_err(SessionError::io("writing to", &directory))?;
         Ok(Self { store, id, directory, meta: meta.into(), continued, _lock: lock })
     }
 
@@ -88,9 +89,12 @@ impl OpenSession {
     /// It cannot be written down; what was there before is.
     pub fn set_summary(&self, summary: StoredSummary) -> Result<(), SessionError> {
         let mut meta = self.meta.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        meta.summary = Some(summary);
+        let before = meta.summary.replace(summary);
         meta.last_used = seconds(SystemTime::now());
-        meta.write(&self.directory).map_err(SessionError::io("writing to", &self.directory))
+        let durability =
+            if before == Some(summary) { Durability::May } else { Durability::Survives };
+        meta.write(&self.directory, durability)
+            .map_err(SessionError::io("writing to", &self.directory))
     }
 
     /// Drops everything that it holds. It must not be mounted.

@@ -13,7 +13,7 @@ use tracing::warn;
 
 use super::error::SessionError;
 use super::id;
-use super::meta::{Meta, StoredSummary, Unusable};
+use super::meta::{Durability, Meta, StoredSummary, Unusable};
 use super::open::{OpenSession, holds_anything};
 use super::prune::remove_directory;
 
@@ -382,7 +382,7 @@ fn fill(
             std::os::unix::fs::chown(&upper, Some(workspace.uid()), Some(workspace.gid()));
     }
     fs::set_permissions(&upper, fs::Permissions::from_mode(workspace.mode() & 0o777))?;
-    Meta::new(path, now).write(directory)?;
+    Meta::new(path, now).write(directory, Durability::May)?;
     let lock = File::create_new(directory.join("lock"))?;
     flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
     Ok(lock)

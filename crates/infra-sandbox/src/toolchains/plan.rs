@@ -116,7 +116,9 @@ impl Planner<'_> {
             if !real.is_dir() || !(self.is_shown(&real) || self.show(&entry)) {
                 continue;
             }
-            if !self.is_of_system(&real) {
+            // A known toolchain is shown whole: what its programs lead to is in it.
+            let known = root_of(&real, self.home.as_deref()).is_some();
+            if !known && !self.is_of_system(&real) && !real.starts_with(self.input.workspace) {
                 self.show_targets(&real);
             }
             kept.push(entry);
