@@ -77,8 +77,8 @@ pub struct UsedSession {
     pub id: SessionId,
     /// Whether it held something before.
     pub origin: SessionOrigin,
-    /// What it held when the environment was closed; `None` before, and where it holds nothing and
-    /// is gone.
+    /// What it held when the environment was closed; `None` before, where it holds nothing and is
+    /// gone, and where it could not be counted.
     pub kept: Option<StoredSummary>,
 }
 
@@ -211,7 +211,7 @@ impl Inner {
         match ended.await {
             Ok(Some(Ok(SessionEnd::Kept(summary)))) => {
                 if let Some(used) = &mut *self.used() {
-                    used.kept = Some(summary);
+                    used.kept = summary;
                 }
                 Ok(())
             }

@@ -32,12 +32,14 @@ pub enum SessionError {
         pid: Option<i32>,
     },
     /// It belongs to another workspace.
-    #[error("session {id} belongs to {}", workspace.display())]
+    #[error("session {id} belongs to {}, not to {}", workspace.display(), asked.display())]
     OtherWorkspace {
         /// Which.
         id: SessionId,
         /// Its workspace.
         workspace: PathBuf,
+        /// The one that it was asked for.
+        asked: PathBuf,
     },
     /// A newer forge has made it.
     #[error("session {id} was made by a newer forge")]

@@ -1,12 +1,16 @@
 //! What is written down about a session.
 
+use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use super::lock::no_follow;
 use crate::spec::RawPath;
 
 /// The version of what this forge writes. It reads no higher one.
@@ -70,16 +74,21 @@ pub(super) enum Unusable {
     Newer,
     /// It makes no sense.
     Damaged(String),
-    /// It is not there: the session is being made or removed.
+    /// There is no session.
     Missing,
     /// It cannot be read.
     Io(io::Error),
 }
 
-/// The part that every version has.
-#[derive(Deserialize)]
-struct Versioned {
-    version: u32,
+impl fmt::Display for Unusable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Newer => f.write_str("a newer forge has made it"),
+            Self::Damaged(reason) => f.write_str(reason),
+            Self::Missing => f.write_str("it is not there"),
+            Self::Io(error) => write!(f, "meta.json cannot be read: {error}"),
+        }
+    }
 }
 
 /// Whether what is written is to survive a loss of power. That takes as long as several commands.
@@ -89,6 +98,12 @@ pub(super) enum Durability {
     Survives,
     /// It is worth nothing without what comes later.
     May,
+}
+
+/// The part that every version has.
+#[derive(Deserialize)]
+struct Versioned {
+    version: u32,
 }
 
 impl Meta {
@@ -104,9 +119,25 @@ impl Meta {
     }
 
     pub(super) fn read(directory: &Path) -> Result<Self, Unusable> {
-        let file = match File::open(directory.join("meta.json")) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Unusable::Missing),
+        let path = directory.join("meta.json");
+        let file = match File::options().read(true).custom_flags(no_follow()).open(&path) {
+            Ok(file) if file.metadata().is_ok_and(|metadata| metadata.is_file()) => file,
+            Ok(_) => return Err(Unusable::Damaged("meta.json is no file".to_owned())),
+            // Sessions come and go as a whole.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(match fs::symlink_metadata(directory) {
+                    Ok(metadata) if metadata.is_dir() => {
+                        Unusable::Damaged("meta.json is not there".to_owned())
+                    }
+                    _ => Unusable::Missing,
+                });
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+                return Err(Unusable::Missing);
+            }
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::LOOP) => {
+                return Err(Unusable::Damaged("meta.json is no file".to_owned()));
+            }
             Err(error) => return Err(Unusable::Io(error)),
         };
         let mut bytes = Vec::new();
@@ -119,22 +150,21 @@ impl Meta {
         serde_json::from_slice(&bytes).map_err(damaged)
     }
 
-    /// Writes it so that a reader sees the old one or the new one.
+    /// Writes it so that a reader sees the old one or the new one; with [`Durability::Survives`] so does one
+    /// after a loss of power.
     pub(super) fn write(&self, directory: &Path, durability: Durability) -> io::Result<()> {
         let new = directory.join("meta.json.new");
         let bytes = serde_json::to_vec_pretty(self).map_err(io::Error::other)?;
         let written = File::create(&new).and_then(|mut file| {
             file.write_all(&bytes)?;
-            match durability {
-                Durability::Survives => file.sync_all(),
-                Durability::May => Ok(()),
-            }
+            if durability == Durability::Survives { file.sync_all() } else { Ok(()) }
         });
         let renamed = written.and_then(|()| fs::rename(&new, directory.join("meta.json")));
         if renamed.is_err() {
             drop(fs::remove_file(&new));
         }
-        renamed
+        renamed?;
+        if durability == Durability::Survives { File::open(directory)?.sync_all() } else { Ok(()) }
     }
 }
 

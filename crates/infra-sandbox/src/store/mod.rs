@@ -7,6 +7,8 @@
 
 mod error;
 mod id;
+mod lock;
+mod make;
 mod meta;
 mod open;
 mod prune;

@@ -1,22 +1,35 @@
 //! A session that is in use.
 
 use std::fs::{self, File};
-use std::io::{self, Seek, Write};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use forge_domain::SessionId;
-use tracing::warn;
+use rustix::fs::{CWD, Mode, OFlags, RenameFlags, renameat_with};
+use rustix::io::Errno;
 
 use super::error::SessionError;
+use super::lock;
+use super::make::liken;
 use super::meta::{Durability, Meta, StoredSummary, seconds};
 use super::prune::remove_directory;
 use super::sessions::SessionStore;
+use crate::beneath;
 use crate::spec::Upper;
 
 /// The layers that hold what a session has written: the workspace's, and that of a git directory
 /// outside of it.
 const LAYERS: [(&str, &str); 2] = [("upper", "work"), ("git-upper", "git-work")];
+
+/// What discarding empties: first what counts.
+const EMPTIED: [&str; 5] = ["upper", "git-upper", "base", "work", "git-work"];
+
+/// What of a git directory holds commits. The index is not in it: looking at the status writes it.
+const COMMITS: [&str; 5] = ["objects", "refs", "packed-refs", "reftable", "modules"];
 
 /// A session that this process uses. The lock is given back when it is dropped, or when the process
 /// ends.
@@ -25,9 +38,18 @@ pub struct OpenSession {
     store: SessionStore,
     id: SessionId,
     directory: PathBuf,
-    meta: std::sync::Mutex<Meta>,
+    meta: Mutex<Meta>,
     continued: bool,
-    _lock: File,
+    /// What it held when that was last counted in this use.
+    counted: Mutex<Option<StoredSummary>>,
+    lock: File,
+}
+
+/// Where a session comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Origin {
+    New,
+    Existing,
 }
 
 /// What became of a session whose use has ended.
@@ -35,32 +57,41 @@ pub struct OpenSession {
 pub enum SessionEnd {
     /// It held nothing and is gone.
     Removed,
-    /// It holds this and can be gone on with.
-    Kept(StoredSummary),
+    /// It holds this and can be gone on with; `None` where nobody counted.
+    Kept(Option<StoredSummary>),
 }
 
 impl OpenSession {
-    pub(super) fn take(
+    pub(super) fn new(
         store: SessionStore,
         id: SessionId,
-        mut lock: File,
-        mut meta: Meta,
-    ) -> Result<Self, SessionError> {
+        lock: File,
+        meta: Meta,
+        origin: Origin,
+    ) -> Self {
         let directory = store.path_of(&id);
-        // For people, and for `session stop`; a disk that is full does not keep anybody from working.
-        let noted = lock
-            .rewind()
-            .and_then(|()| lock.set_len(0))
-            .and_then(|()| lock.write_all(std::process::id().to_string().as_bytes()));
-        if let Err(error) = noted {
-            warn!(session_id = %id, %error, "The session's owner could not be noted.");
+        let continued = match origin {
+            Origin::New => false,
+            Origin::Existing => holds_anything(&directory).unwrap_or(true),
+        };
+        let (meta, counted) = (meta.into(), Mutex::new(None));
+        Self { store, id, directory, meta, continued, counted, lock }
+    }
+
+    /// Notes that it is used, and makes what a crash may have left unmade.
+    pub(super) fn begin(&self) -> io::Result<()> {
+        lock::mark(&self.lock)?;
+        for name in [LAYERS[0].0, LAYERS[0].1, "base"] {
+            match fs::DirBuilder::new().mode(0o700).create(self.directory.join(name)) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                _ => {}
+            }
         }
-        let continued = holds_anything(&directory).unwrap_or(false);
-        meta.last_used = seconds(SystemTime::now());
-        meta.forge = env!("CARGO_PKG_VERSION").to_owned();
-        meta.write(&directory, Durability::May)
-            .map_err(SessionError::io("writing to", &directory))?;
-        Ok(Self { store, id, directory, meta: meta.into(), continued, _lock: lock })
+        for name in EMPTIED {
+            // What a discard has left takes room, and does no other harm.
+            drop(remove_directory(&self.directory, aside(name).as_ref()));
+        }
+        Ok(())
     }
 
     /// Its id.
@@ -83,35 +114,67 @@ impl OpenSession {
         holds_anything(&self.directory)
     }
 
-    /// Notes what it holds.
+    /// Notes what it holds. To be called when nothing writes to it any more.
     ///
     /// # Errors
-    /// It cannot be written down; what was there before is.
+    /// It cannot be written down; then nobody knows what it holds.
     pub fn set_summary(&self, summary: StoredSummary) -> Result<(), SessionError> {
-        let mut meta = self.meta.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let before = meta.summary.replace(summary);
-        meta.last_used = seconds(SystemTime::now());
-        let durability =
-            if before == Some(summary) { Durability::May } else { Durability::Survives };
-        meta.write(&self.directory, durability)
-            .map_err(SessionError::io("writing to", &self.directory))
+        let mut meta = guard(&self.meta);
+        let mut noted = Ok(());
+        // What is on the disk already is not written again: to be sure of it takes as long as several
+        // commands. The time of the last use is that of the lock file.
+        if meta.summary != Some(summary) {
+            meta.summary = Some(summary);
+            meta.last_used = seconds(SystemTime::now());
+            meta.forge = env!("CARGO_PKG_VERSION").to_owned();
+            noted = meta.write(&self.directory, Durability::Survives);
+        }
+        if noted.is_err() {
+            meta.summary = None;
+        }
+        noted
+            .and_then(|()| lock::unmark(&self.lock))
+            .map_err(SessionError::io("writing to", &self.directory))?;
+        *guard(&self.counted) = Some(summary);
+        Ok(())
     }
 
-    /// Drops everything that it holds. It must not be mounted.
+    /// Drops everything that it holds. It must not be mounted. Of each layer, everything is gone at once
+    /// or nothing, whenever the process ends.
     ///
     /// # Errors
-    /// Something could not be removed; a part may be gone by then.
+    /// A layer could not be replaced by an empty one; or the old ones, which are no part of the session
+    /// any more, could not be removed.
     pub fn discard(&self) -> Result<(), SessionError> {
-        for (upper, work) in LAYERS {
-            for name in [upper, work] {
-                let path = self.directory.join(name);
-                let Ok(before) = fs::metadata(&path) else { continue };
-                let emptied = remove_directory(&self.directory, name.as_ref())
-                    .and_then(|()| remake(&path, &before));
-                emptied.map_err(SessionError::io("emptying", &path))?;
-            }
+        let workspace = fs::metadata(guard(&self.meta).workspace.as_path()).ok();
+        for name in EMPTIED {
+            let like = workspace.as_ref().filter(|_| name == LAYERS[0].0);
+            let path = self.directory.join(name);
+            self.replace(name, &path, like).map_err(SessionError::io("emptying", &path))?;
+        }
+        for name in EMPTIED {
+            let path = self.directory.join(aside(name));
+            remove_directory(&self.directory, aside(name).as_ref())
+                .map_err(SessionError::io("removing", &path))?;
         }
         self.set_summary(StoredSummary::default())
+    }
+
+    /// Puts an empty directory in the place of one, which is aside then.
+    fn replace(&self, name: &str, path: &Path, like: Option<&fs::Metadata>) -> io::Result<()> {
+        let Ok(before) = fs::symlink_metadata(path) else { return Ok(()) };
+        let new = self.directory.join(aside(name));
+        remove_directory(&self.directory, aside(name).as_ref())?;
+        fs::DirBuilder::new().mode(0o700).create(&new)?;
+        liken(&new, like.unwrap_or(&before))?;
+        match renameat_with(CWD, &new, CWD, path, RenameFlags::EXCHANGE) {
+            // Not every file system can.
+            Err(Errno::INVAL | Errno::NOSYS) => {
+                remove_directory(&self.directory, name.as_ref())?;
+                fs::rename(&new, path)
+            }
+            other => Ok(other?),
+        }
     }
 
     /// Ends its use: one that holds nothing is removed.
@@ -120,8 +183,7 @@ impl OpenSession {
     /// It could not be removed; nothing of it was lost that it held.
     pub fn end(self) -> Result<SessionEnd, SessionError> {
         if self.holds_anything().unwrap_or(true) {
-            let meta = self.meta.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            return Ok(SessionEnd::Kept(meta.summary.unwrap_or_default()));
+            return Ok(SessionEnd::Kept(*guard(&self.counted)));
         }
         self.remove()?;
         Ok(SessionEnd::Removed)
@@ -158,14 +220,13 @@ impl OpenSession {
     }
 }
 
-fn remake(path: &Path, like: &fs::Metadata) -> io::Result<()> {
-    use std::os::unix::fs::{DirBuilderExt, MetadataExt};
-    fs::DirBuilder::new().mode(0o700).create(path)?;
-    let made = fs::metadata(path)?;
-    if (made.uid(), made.gid()) != (like.uid(), like.gid()) {
-        let _not_root = std::os::unix::fs::chown(path, Some(like.uid()), Some(like.gid()));
-    }
-    fs::set_permissions(path, like.permissions())
+fn guard<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What is in it is replaced as a whole.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn aside(name: &str) -> String {
+    format!("{name}.aside")
 }
 
 /// Whether there is any entry in one of the layers.
@@ -184,4 +245,24 @@ pub(super) fn holds_anything(directory: &Path) -> io::Result<bool> {
         }
     }
     Ok(false)
+}
+
+/// Whether there may be commits in one of the layers, which no count of files knows of.
+pub(super) fn may_hold_commits(directory: &Path) -> bool {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let is_there = |layer: &OwnedFd, path: &Path| {
+        let opened = beneath::open(layer, path, OFlags::PATH | OFlags::NOFOLLOW, Mode::empty());
+        match opened.as_ref().map_err(Errno::from_io_error) {
+            Err(Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP)) => false,
+            // There, or closed by what ran in it.
+            Ok(_) | Err(_) => true,
+        }
+    };
+    [("upper", ".git"), ("git-upper", "")].into_iter().any(|(layer, git)| {
+        match rustix::fs::open(directory.join(layer), flags, Mode::empty()) {
+            Ok(layer) => COMMITS.iter().any(|name| is_there(&layer, &Path::new(git).join(name))),
+            Err(Errno::NOENT) => false,
+            Err(_) => true,
+        }
+    })
 }

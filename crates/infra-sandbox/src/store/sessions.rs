@@ -1,21 +1,18 @@
 //! Finding, making and choosing sessions.
 
-use std::ffi::OsStr;
-use std::fs::{self, DirBuilder, File};
-use std::io::{self, Read};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use forge_domain::SessionId;
-use rustix::fs::{FlockOperation, flock};
 use tracing::warn;
 
 use super::error::SessionError;
-use super::id;
-use super::meta::{Durability, Meta, StoredSummary, Unusable};
-use super::open::{OpenSession, holds_anything};
-use super::prune::remove_directory;
+use super::lock::{self, NotLocked};
+use super::make::move_to_new;
+use super::meta::{Meta, StoredSummary, Unusable};
+use super::open::{OpenSession, Origin, holds_anything};
 
 /// How the names of directories begin that are being made, are being removed, or were set aside.
 pub(super) const NEW: &str = ".new-";
@@ -59,15 +56,19 @@ pub struct SessionSummary {
     pub last_used: SystemTime,
     /// Whether it is being used.
     pub state: SessionState,
-    /// What it held when it was last closed; `None` where it never was, as after a kill.
+    /// What it held when it was last closed; `None` while it is used, and where nobody counted at the
+    /// end, as after a kill.
     pub summary: Option<StoredSummary>,
 }
 
-/// A session that was set aside since nothing could be made of it.
+/// A session that nothing can be made of. It was set aside, unless a process still uses it or its
+/// description could not be read this time; what it holds is never removed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DamagedSession {
     /// Where it is now.
     pub path: PathBuf,
+    /// What is wrong with it.
+    pub reason: String,
 }
 
 /// All sessions of a state directory.
@@ -77,7 +78,7 @@ pub struct Listing {
     pub sessions: Vec<SessionSummary>,
     /// Those of a newer forge, which this one leaves alone.
     pub newer: Vec<SessionId>,
-    /// Those that were set aside.
+    /// Those that cannot be used.
     pub damaged: Vec<DamagedSession>,
 }
 
@@ -92,6 +93,10 @@ impl SessionStore {
     #[must_use]
     pub fn new(state_directory: impl Into<PathBuf>) -> Self {
         Self { state: state_directory.into() }
+    }
+
+    pub(super) fn state(&self) -> &Path {
+        &self.state
     }
 
     pub(super) fn directory(&self) -> PathBuf {
@@ -112,12 +117,13 @@ impl SessionStore {
         choice: &SessionChoice,
     ) -> Result<OpenSession, SessionError> {
         self.prepare()?;
+        self.sweep_old(SystemTime::now());
         match choice {
             SessionChoice::Named(id) => self.open_named(workspace, id),
-            SessionChoice::Fresh => self.make(workspace),
+            SessionChoice::Fresh => self.open_new(workspace),
             SessionChoice::Continue => {
                 for session in self.candidates(workspace)? {
-                    match self.lock(&session.id) {
+                    match self.open_existing(&session.id) {
                         Ok(open) if open.holds_anything().unwrap_or(false) => return Ok(open),
                         // Left behind by a kill before anything was written.
                         Ok(open) => drop(open.end()),
@@ -125,7 +131,7 @@ impl SessionStore {
                         Err(error) => warn!(%error, "A session was passed over."),
                     }
                 }
-                self.make(workspace)
+                self.open_new(workspace)
             }
         }
     }
@@ -144,24 +150,29 @@ impl SessionStore {
         };
         for entry in entries {
             let entry = entry.map_err(SessionError::io("reading", &directory))?;
-            let name = entry.file_name();
+            let (path, name) = (entry.path(), entry.file_name());
             let Some(name) = name.to_str() else { continue };
             if name.starts_with(DAMAGED) {
-                listing.damaged.push(DamagedSession { path: entry.path() });
+                let reason = match Meta::read(&path) {
+                    Ok(_) => "it was set aside".to_owned(),
+                    Err(unusable) => unusable.to_string(),
+                };
+                listing.damaged.push(DamagedSession { path, reason });
                 continue;
             }
-            let Ok(id) = SessionId::parse(name) else { continue };
-            if name.starts_with('.') {
-                continue;
-            }
-            match Meta::read(&entry.path()) {
-                Ok(meta) => listing.sessions.push(self.summary(id, &meta)),
+            let Some(id) = SessionId::parse(name).ok().filter(is_usable) else { continue };
+            match Meta::read(&path) {
+                Ok(meta) => {
+                    let state = lock::state(&path);
+                    listing.sessions.push(self.summary(id, &meta, state));
+                }
                 Err(Unusable::Newer) => listing.newer.push(id),
                 Err(Unusable::Damaged(reason)) => {
-                    listing.damaged.push(DamagedSession { path: self.set_aside(&id, &reason) });
+                    let path = self.set_aside(&id, &reason);
+                    listing.damaged.push(DamagedSession { path, reason });
                 }
-                Err(Unusable::Io(error)) => {
-                    return Err(SessionError::io("reading", &entry.path())(error));
+                Err(unusable @ Unusable::Io(_)) => {
+                    listing.damaged.push(DamagedSession { path, reason: unusable.to_string() });
                 }
                 Err(Unusable::Missing) => {}
             }
@@ -200,7 +211,8 @@ impl SessionStore {
     /// # Errors
     /// It is not there, is damaged, or was made by a newer forge.
     pub fn find(&self, id: &SessionId) -> Result<SessionSummary, SessionError> {
-        Ok(self.summary(id.clone(), &self.meta(id)?))
+        let meta = self.meta(id)?;
+        Ok(self.summary(id.clone(), &meta, lock::state(&self.path_of(id))))
     }
 
     /// The newest session of a workspace that holds anything, used or not.
@@ -225,37 +237,53 @@ impl SessionStore {
     /// # Errors
     /// It is not there, is damaged, or is in use.
     pub fn lock(&self, id: &SessionId) -> Result<OpenSession, SessionError> {
+        let (lock, meta) = self.acquire(id)?;
+        let open = OpenSession::new(self.clone(), id.clone(), lock, meta, Origin::Existing);
+        // A disk that is full does not keep anybody from removing what fills it.
+        if let Err(error) = open.begin() {
+            warn!(session_id = %id, %error, "The session's owner could not be noted.");
+        }
+        Ok(open)
+    }
+
+    /// The lock of a session, and what is written about it as long as the lock is held.
+    pub(super) fn acquire(&self, id: &SessionId) -> Result<(File, Meta), SessionError> {
+        self.check()?;
+        // Before the lock, so that nothing is made in what is no session of ours.
+        self.meta(id)?;
         let directory = self.path_of(id);
-        let path = directory.join("lock");
-        let lock = match File::options().read(true).write(true).open(&path) {
-            Ok(lock) => lock,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(SessionError::NotFound { text: id.to_string() });
-            }
-            Err(error) => return Err(SessionError::io("opening", &path)(error)),
-        };
-        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
-            return Err(SessionError::Busy { id: id.clone(), pid: owner(&directory) });
-        }
-        // It may have been removed between the opening and the lock.
-        let same = |left: fs::Metadata, right: fs::Metadata| {
-            (left.dev(), left.ino()) == (right.dev(), right.ino())
-        };
-        let there = lock.metadata().and_then(|held| Ok(same(held, fs::metadata(&path)?)));
-        if !there.unwrap_or(false) {
-            return Err(SessionError::NotFound { text: id.to_string() });
-        }
-        let meta = self.meta(id)?;
-        OpenSession::take(self.clone(), id.clone(), lock, meta)
+        let lock = lock::take(&directory).map_err(|not| match not {
+            NotLocked::Busy(pid) => SessionError::Busy { id: id.clone(), pid },
+            NotLocked::Missing => SessionError::NotFound { text: id.to_string() },
+            NotLocked::Io(error) => SessionError::io("locking", &directory)(error),
+        })?;
+        Ok((lock, self.meta(id)?))
+    }
+
+    fn open_existing(&self, id: &SessionId) -> Result<OpenSession, SessionError> {
+        let (lock, meta) = self.acquire(id)?;
+        self.begin(OpenSession::new(self.clone(), id.clone(), lock, meta, Origin::Existing))
+    }
+
+    fn open_new(&self, workspace: &Path) -> Result<OpenSession, SessionError> {
+        let (id, meta, lock) = self.make(workspace)?;
+        let open = OpenSession::new(self.clone(), id.clone(), lock, meta, Origin::New);
+        self.begin(open).inspect_err(|_| drop(self.remove_locked(&id)))
+    }
+
+    fn begin(&self, open: OpenSession) -> Result<OpenSession, SessionError> {
+        open.begin().map_err(SessionError::io("writing to", &self.path_of(open.id())))?;
+        Ok(open)
     }
 
     fn open_named(&self, workspace: &Path, id: &SessionId) -> Result<OpenSession, SessionError> {
         let meta = self.meta(id)?;
         if meta.workspace.as_path() != workspace {
-            let workspace = meta.workspace.as_path().to_path_buf();
-            return Err(SessionError::OtherWorkspace { id: id.clone(), workspace });
+            let (workspace, asked) =
+                (meta.workspace.as_path().to_path_buf(), workspace.to_path_buf());
+            return Err(SessionError::OtherWorkspace { id: id.clone(), workspace, asked });
         }
-        self.lock(id)
+        self.open_existing(id)
     }
 
     fn candidates(&self, workspace: &Path) -> Result<Vec<SessionSummary>, SessionError> {
@@ -265,6 +293,9 @@ impl SessionStore {
     }
 
     fn meta(&self, id: &SessionId) -> Result<Meta, SessionError> {
+        if !is_usable(id) {
+            return Err(SessionError::NotFound { text: id.to_string() });
+        }
         let directory = self.path_of(id);
         Meta::read(&directory).map_err(|unusable| match unusable {
             Unusable::Newer => SessionError::Newer { id: id.clone() },
@@ -277,31 +308,31 @@ impl SessionStore {
         })
     }
 
-    fn summary(&self, id: SessionId, meta: &Meta) -> SessionSummary {
+    pub(super) fn summary(
+        &self,
+        id: SessionId,
+        meta: &Meta,
+        state: SessionState,
+    ) -> SessionSummary {
         let time = |seconds| UNIX_EPOCH + Duration::from_secs(seconds);
+        let (marked, used) = lock::marked(&self.path_of(&id));
+        let last_used = time(meta.last_used);
         SessionSummary {
-            state: self.state_of(&id),
             id,
             workspace: meta.workspace.as_path().to_path_buf(),
             created: time(meta.created),
-            last_used: time(meta.last_used),
-            summary: meta.summary,
+            last_used: used.map_or(last_used, |used| used.max(last_used)),
+            state,
+            summary: meta.summary.filter(|_| !marked),
         }
     }
 
-    fn state_of(&self, id: &SessionId) -> SessionState {
-        let directory = self.path_of(id);
-        let Ok(lock) = File::open(directory.join("lock")) else { return SessionState::Idle };
-        match flock(&lock, FlockOperation::NonBlockingLockShared) {
-            Ok(()) => SessionState::Idle,
-            Err(_) => SessionState::Running(owner(&directory)),
-        }
-    }
-
-    /// Moves a session that cannot be read out of the way, and says where it is then.
+    /// Moves a session that cannot be read out of the way, unless somebody uses it, and says where it is
+    /// then.
     fn set_aside(&self, id: &SessionId, reason: &str) -> PathBuf {
         let (from, to) = (self.path_of(id), self.directory().join(format!("{DAMAGED}{id}")));
-        match fs::rename(&from, &to) {
+        let Ok(_lock) = lock::take(&from) else { return from };
+        match move_to_new(&from, &to) {
             Ok(()) => {
                 warn!(session_id = %id, reason, path = %to.display(), "A damaged session was set aside.");
                 to
@@ -309,96 +340,9 @@ impl SessionStore {
             Err(_) => from,
         }
     }
-
-    /// Makes the state directory and checks that nobody else can write to it.
-    fn prepare(&self) -> Result<(), SessionError> {
-        let directory = self.directory();
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&directory)
-            .map_err(SessionError::io("making", &directory))?;
-        for path in [&self.state, &directory] {
-            let metadata = fs::metadata(path).map_err(SessionError::io("looking at", path))?;
-            let unsafe_since = |reason| Err(SessionError::Unsafe { path: path.clone(), reason });
-            if metadata.uid() != rustix::process::geteuid().as_raw() {
-                return unsafe_since("it belongs to another user");
-            }
-            if metadata.mode() & 0o022 != 0 {
-                return unsafe_since("others can write to it");
-            }
-        }
-        // The layers hold files with modes that the session chose: nobody else may get to them.
-        let mode = fs::Permissions::from_mode(0o700);
-        fs::set_permissions(&directory, mode).map_err(SessionError::io("protecting", &directory))
-    }
-
-    /// Makes a session aside and moves it into place.
-    fn make(&self, workspace: &Path) -> Result<OpenSession, SessionError> {
-        let now = SystemTime::now();
-        let root = fs::metadata(workspace).map_err(SessionError::io("looking at", workspace))?;
-        loop {
-            let Ok(id) = id::new(now, random()) else { continue };
-            let (aside, place) = (self.directory().join(format!("{NEW}{id}")), self.path_of(&id));
-            if place.exists() {
-                continue;
-            }
-            match DirBuilder::new().mode(0o700).create(&aside) {
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
-                other => other.map_err(SessionError::io("making", &aside))?,
-            }
-            let made = fill(&aside, &root, workspace, now)
-                .and_then(|lock| fs::rename(&aside, &place).map(|()| lock));
-            let (lock, meta) = match made {
-                Ok(lock) => (lock, Meta::new(workspace, now)),
-                Err(error) => {
-                    drop(remove_directory(
-                        &self.directory(),
-                        aside.file_name().unwrap_or(OsStr::new("")),
-                    ));
-                    return Err(SessionError::io("making", &place)(error));
-                }
-            };
-            return OpenSession::take(self.clone(), id, lock, meta);
-        }
-    }
 }
 
-/// The parts of a new session, and its lock, held.
-fn fill(
-    directory: &Path,
-    workspace: &fs::Metadata,
-    path: &Path,
-    now: SystemTime,
-) -> io::Result<File> {
-    for name in ["upper", "work", "base"] {
-        DirBuilder::new().mode(0o700).create(directory.join(name))?;
-    }
-    // The overlay shows these of the upper layer's root.
-    let upper = directory.join("upper");
-    if workspace.uid() != rustix::process::geteuid().as_raw() {
-        // Only root can; for others the workspace belongs to them or shows their own id.
-        let _not_root =
-            std::os::unix::fs::chown(&upper, Some(workspace.uid()), Some(workspace.gid()));
-    }
-    fs::set_permissions(&upper, fs::Permissions::from_mode(workspace.mode() & 0o777))?;
-    Meta::new(path, now).write(directory, Durability::May)?;
-    let lock = File::create_new(directory.join("lock"))?;
-    flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
-    Ok(lock)
-}
-
-/// Who wrote its number into the lock.
-fn owner(directory: &Path) -> Option<i32> {
-    let mut text = String::new();
-    let file = File::open(directory.join("lock")).ok()?;
-    file.take(32).read_to_string(&mut text).ok()?;
-    text.trim().parse().ok().filter(|pid| *pid > 0)
-}
-
-/// Not for secrets: two sessions of one second have to differ.
-fn random() -> u32 {
-    use std::hash::{BuildHasher, Hasher};
-    let hasher = std::collections::hash_map::RandomState::new().build_hasher();
-    u32::try_from(hasher.finish() & u64::from(u32::MAX)).unwrap_or(0)
+/// Whether an id can be one of a session: some texts that are ids otherwise have a meaning here.
+fn is_usable(id: &SessionId) -> bool {
+    !id.as_str().starts_with('.') && !id.as_str().starts_with(DAMAGED)
 }
