@@ -53,8 +53,10 @@ fn limits(config: &SandboxConfig, facts: SessionFacts) -> Vec<Limit> {
     if facts.processes_bounded {
         limits.push(Limit::Processes(wanted.processes));
     }
-    if let (true, Some(bytes)) = (facts.memory_bounded, wanted.memory_bytes) {
-        limits.push(Limit::MemoryBytes(bytes));
+    match (facts.memory_bounded, wanted.memory_bytes) {
+        (true, Some(bytes)) => limits.push(Limit::MemoryBytes(bytes)),
+        (false, Some(bytes)) => limits.push(Limit::ProcessMemoryBytes(bytes)),
+        (_, None) => {}
     }
     if let (true, Some(cpus)) = (facts.cpus_bounded, wanted.milli_cpus) {
         limits.push(Limit::MilliCpus(cpus));

@@ -270,6 +270,7 @@ struct Made {
     environment: Vec<OsString>,
     description: Description,
     max_disk_bytes: u64,
+    limited: bool,
 }
 
 impl Standing {
@@ -279,7 +280,8 @@ impl Standing {
             before.map_or_else(|| config.session.clone(), crate::store::SessionChoice::Named);
         let stored = store.open(&config.workspace.root, &choice).map_err(store_error)?;
         let started = plan(config, &stored).and_then(|plan| {
-            let session = Session::start(&config.helper, &plan.spec).map_err(explain)?;
+            let lock = stored.lock_descriptor();
+            let session = Session::start(&config.helper, &plan.spec, lock).map_err(explain)?;
             Ok((plan, session))
         });
         let (Plan { environment, hidden, .. }, session) = match started {
@@ -312,6 +314,7 @@ impl Standing {
             environment,
             description,
             max_disk_bytes: config.limits.disk_bytes,
+            limited: config.layers.limits,
         })
     }
 
@@ -326,13 +329,15 @@ impl Standing {
 
 impl Made {
     fn start(self) -> (Standing, SessionOrigin) {
-        let Self { session, stored, trees, environment, description, max_disk_bytes } = self;
+        let Self { session, stored, trees, environment, description, max_disk_bytes, limited } =
+            self;
         let origin = match stored.is_continued() {
             true => SessionOrigin::Continued,
             false => SessionOrigin::New,
         };
         let ending = CancellationToken::new();
-        let quota = Quota::watch(Arc::clone(&session.upper), max_disk_bytes);
+        let upper = limited.then(|| Arc::clone(&session.upper));
+        let quota = Quota::watch(upper, max_disk_bytes);
         let standing = Standing {
             session,
             trees,

@@ -1,6 +1,7 @@
 //! What this machine allows: a whole session is set up and run in, and taken apart again.
 
 use std::fs;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use crate::diagnosis::{Cause, Machine};
@@ -162,7 +163,7 @@ fn limits(facts: SessionFacts) -> Vec<Check> {
             "limit on memory",
             facts.memory_bounded,
             "for the session as a whole (cgroup)",
-            "none: no cgroup with the memory controller is delegated to this user",
+            "for each process only (RLIMIT_DATA): no cgroup with the memory controller is delegated",
         ),
     ]
 }
@@ -221,7 +222,10 @@ fn try_session(state: &Path, program: &HelperProgram) -> Result<SessionFacts, Tr
         },
         layers: Layers::ALL,
     };
-    let session = Session::start(program, &spec).map_err(Trouble::Start)?;
+    let lock = fs::File::open(&directory.0).map_err(|error| {
+        Trouble::State(format!("{} cannot be opened: {error}", directory.0.display()))
+    })?;
+    let session = Session::start(program, &spec, lock.as_fd()).map_err(Trouble::Start)?;
     let facts = session.facts;
     session.end();
     Ok(facts)

@@ -31,10 +31,11 @@ pub(crate) struct Quota {
 }
 
 impl Quota {
-    /// Begins to look after the upper layer.
-    pub(crate) fn watch(upper: Arc<OwnedFd>, max_bytes: u64) -> Self {
+    /// Begins to look after the upper layer; after none, where limits are off.
+    pub(crate) fn watch(upper: Option<Arc<OwnedFd>>, max_bytes: u64) -> Self {
         let (sender, exceeded) = watch::channel(0);
         let task = tokio::spawn(async move {
+            let Some(upper) = upper else { return std::future::pending().await };
             let mut gauge = Gauge::default();
             loop {
                 tokio::time::sleep(INTERVAL).await;

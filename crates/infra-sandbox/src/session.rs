@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -69,8 +69,13 @@ pub(crate) struct CommandDescriptors<'a> {
 }
 
 impl Session {
-    /// Starts the helper and waits until the session stands. Blocks for at most 30 seconds.
-    pub(crate) fn start(program: &HelperProgram, spec: &SessionSpec) -> Result<Self, StartError> {
+    /// Starts the helper and waits until the session stands. Blocks for at most 30 seconds. The helper
+    /// holds the lock as long as anything of the session lives.
+    pub(crate) fn start(
+        program: &HelperProgram,
+        spec: &SessionSpec,
+        lock: BorrowedFd<'_>,
+    ) -> Result<Self, StartError> {
         let file = program.file().ok_or(StartError::NoHelper)?;
         let (socket, theirs) = channel::pair(SocketType::SEQPACKET).map_err(StartError::Spawn)?;
         let mut helper = Command::new(file)
@@ -82,7 +87,7 @@ impl Session {
             .stderr(Stdio::null())
             .spawn()
             .map_err(StartError::Spawn)?;
-        match shake_hands(&socket, spec) {
+        match shake_hands(&socket, spec, lock) {
             Ok((facts, memory_events, [workspace, scratch, upper])) => {
                 let held = Mutex::new(Some(Held { socket, helper }));
                 let upper = Arc::new(upper);
@@ -144,11 +149,15 @@ impl Drop for Session {
 
 type Standing = (SessionFacts, Option<PathBuf>, [OwnedFd; 3]);
 
-fn shake_hands(socket: &OwnedFd, spec: &SessionSpec) -> Result<Standing, StartError> {
+fn shake_hands(
+    socket: &OwnedFd,
+    spec: &SessionSpec,
+    lock: BorrowedFd<'_>,
+) -> Result<Standing, StartError> {
     let silent = |error| StartError::Silent(Some(error));
     let spec = serde_json::to_vec(spec).map_err(|error| silent(io::Error::other(error)))?;
     let memory = memory_file(&spec).map_err(silent)?;
-    channel::send(socket, b"session", &[memory.as_fd()]).map_err(silent)?;
+    channel::send(socket, b"session", &[memory.as_fd(), lock]).map_err(silent)?;
     let mut wanted = [PollFd::new(socket, PollFlags::IN)];
     let ready = poll(&mut wanted, Some(&SETUP_LIMIT)).map_err(|error| silent(error.into()))?;
     if ready == 0 {

@@ -27,6 +27,8 @@ const LANDLOCK: ABI = ABI::V9;
 pub(super) struct Confinement {
     layers: Layers,
     limits: LimitsSpec,
+    /// Whether a group bounds the memory of all processes together; where none does, that of each is.
+    memory_bounded: bool,
     ruleset: Option<RulesetCreated>,
     filters: Vec<BpfProgram>,
 }
@@ -44,6 +46,7 @@ impl Confinement {
     pub(super) fn prepare(
         layers: Layers,
         limits: LimitsSpec,
+        memory_bounded: bool,
         writable: &Writable,
     ) -> Result<Self, (&'static str, io::Error)> {
         let ruleset = if layers.landlock && landlock_abi() > 0 {
@@ -63,14 +66,14 @@ impl Confinement {
             let installed = seccomp::of_session().and_then(|filters| seccomp::install(&filters));
             installed.map_err(|error| ("seccomp", error))?;
         }
-        Ok(Self { layers, limits, ruleset, filters })
+        Ok(Self { layers, limits, memory_bounded, ruleset, filters })
     }
 
     /// Confines this process and all that come from it, for good. What [`Confinement::prepare`] has
     /// done to the session's init is inherited.
     pub(super) fn apply(&self) -> io::Result<()> {
         if self.layers.limits {
-            limit(&self.limits)?;
+            limit(&self.limits, self.memory_bounded)?;
         }
         if self.layers.privileges {
             if !self.layers.namespaces {
@@ -123,7 +126,7 @@ fn allow(
     rules.add_rule(PathBeneath::new(descriptor, access)).map_err(io::Error::other)
 }
 
-fn limit(limits: &LimitsSpec) -> io::Result<()> {
+fn limit(limits: &LimitsSpec, memory_bounded: bool) -> io::Result<()> {
     let both = |value| Rlimit { current: Some(value), maximum: Some(value) };
     // A limit may be lowered only; where the host's is lower already, it stays.
     let lower = |resource, value: u64| {
@@ -135,6 +138,10 @@ fn limit(limits: &LimitsSpec) -> io::Result<()> {
     lower(Resource::Nproc, limits.processes)?;
     if let Some(bytes) = limits.file_bytes {
         lower(Resource::Fsize, bytes)?;
+    }
+    if let (false, Some(bytes)) = (memory_bounded, limits.memory_bytes) {
+        // Not the address space: several runtimes reserve much more of it than they use.
+        lower(Resource::Data, bytes)?;
     }
     // Where memory runs out, the kernel ends a command rather than anything of the user's.
     drop(std::fs::write("/proc/self/oom_score_adj", "1000"));

@@ -107,8 +107,8 @@ fn set_up(spec: &SessionSpec, mut facts: SessionFacts) -> Result<Standing, Setup
     // Each command's own `/proc` is masked; this one is covered by it.
     let proc_masks = if layers.mounts { ProcMasks::find() } else { ProcMasks::default() };
     facts.landlock_abi = if layers.landlock { landlock_abi() } else { 0 };
-    let confinement =
-        Confinement::prepare(layers, spec.limits, &writable).map_err(|(part, error)| {
+    let confinement = Confinement::prepare(layers, spec.limits, facts.memory_bounded, &writable)
+        .map_err(|(part, error)| {
             let stage = if part == "landlock" { SetupStage::Landlock } else { SetupStage::Seccomp };
             failure(stage, part, &error)
         })?;

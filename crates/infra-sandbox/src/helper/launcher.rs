@@ -57,7 +57,9 @@ pub(super) fn failure(
 
 fn session(socket: &OwnedFd) -> Result<(), SetupFailure> {
     let helper = |step: &str, error: &io::Error| failure(SetupStage::Helper, step, error);
-    let spec = receive_spec(socket).map_err(|error| helper("reading what to set up", &error))?;
+    // Nothing of the session outlives this process, so this process is who holds its lock.
+    let (spec, lock) =
+        receive_spec(socket).map_err(|error| helper("reading what to set up", &error))?;
     // What the host program was told about signals is nothing to this process.
     kernel::reset_signals();
     let (go_reader, go_writer) = io::pipe().map_err(|error| helper("making a pipe", &error))?;
@@ -67,6 +69,7 @@ fn session(socket: &OwnedFd) -> Result<(), SetupFailure> {
         Err(error) => return Err(failure(SetupStage::Namespaces, "making the namespaces", &error)),
         Ok(Fork::Child) => {
             drop(go_writer);
+            drop(lock);
             enter(go_reader, socket, &spec);
         }
         Ok(Fork::Parent(pid)) => pid,
@@ -97,6 +100,7 @@ fn session(socket: &OwnedFd) -> Result<(), SetupFailure> {
     // From here on the socket is the init's: its end must be seen when that process ends.
     kernel::close_socket(socket.as_fd());
     while !matches!(kernel::wait(Blocking::Yes), Waited::Ended(ended, _) if ended == pid) {}
+    drop(lock);
     for _ in 0..REMOVALS {
         if cgroups.remove() {
             break;
@@ -126,14 +130,16 @@ fn enter(mut go: io::PipeReader, socket: &OwnedFd, spec: &SessionSpec) -> ! {
     init::run(socket, spec, facts, memory_events)
 }
 
-fn receive_spec(socket: &OwnedFd) -> io::Result<SessionSpec> {
-    let (_, mut descriptors) = channel::receive(socket)?.ok_or(io::ErrorKind::UnexpectedEof)?;
-    let memory = descriptors.pop().ok_or(io::ErrorKind::InvalidData)?;
+/// What to set up, and the session's lock.
+fn receive_spec(socket: &OwnedFd) -> io::Result<(SessionSpec, OwnedFd)> {
+    let (_, descriptors) = channel::receive(socket)?.ok_or(io::ErrorKind::UnexpectedEof)?;
+    let [memory, lock] =
+        <[OwnedFd; 2]>::try_from(descriptors).map_err(|_| io::ErrorKind::InvalidData)?;
     let mut bytes = Vec::new();
     let mut file = fs::File::from(memory);
     file.rewind()?;
     file.read_to_end(&mut bytes)?;
-    serde_json::from_slice(&bytes).map_err(io::Error::other)
+    Ok((serde_json::from_slice(&bytes).map_err(io::Error::other)?, lock))
 }
 
 /// Maps ids into the new namespace, each to itself: all that this process has where it is root, else

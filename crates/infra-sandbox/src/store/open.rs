@@ -197,6 +197,12 @@ impl OpenSession {
         self.store.remove_locked(&self.id)
     }
 
+    /// The lock, for whoever has to hold it as long as the layers are mounted: it is given back when the
+    /// last copy of this descriptor is closed (flock(2)).
+    pub(crate) fn lock_descriptor(&self) -> std::os::fd::BorrowedFd<'_> {
+        std::os::fd::AsFd::as_fd(&self.lock)
+    }
+
     pub(crate) fn upper_layer(&self) -> Upper {
         self.layer(LAYERS[0])
     }
