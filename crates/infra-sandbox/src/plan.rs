@@ -48,6 +48,7 @@ pub(crate) fn plan(
         variables: &config.toolchain_variables,
         home: config.home.as_deref(),
         workspace,
+        state: &config.state_directory,
         system: &system.trees,
     });
     let hidden =

@@ -23,6 +23,9 @@ use crate::spec::{
 /// The first kernel where `pid_max` is each pid namespace's own; before, it is the machine's.
 const PID_MAX_PER_NAMESPACE: (u32, u32) = (6, 14);
 
+/// How many of them a session may hold; a host allows a user 128.
+const MAX_INOTIFY_INSTANCES: &str = "64";
+
 /// What a keeper needs of its session.
 pub(super) struct Session {
     pub(super) layers: Layers,
@@ -103,6 +106,11 @@ fn set_up(spec: &SessionSpec, mut facts: SessionFacts) -> Result<Standing, Setup
         facts.processes_bounded |= layers.limits && bound_processes(spec.limits.processes);
         // Whoever can make no namespace cannot gain capabilities in one.
         drop(fs::write("/proc/sys/user/max_user_namespaces", "0"));
+        if layers.limits {
+            // Counted for the user over all namespaces: one that used them all up would leave none to
+            // the user's own editor.
+            drop(fs::write("/proc/sys/user/max_inotify_instances", MAX_INOTIFY_INSTANCES));
+        }
     }
     // Each command's own `/proc` is masked; this one is covered by it.
     let proc_masks = if layers.mounts { ProcMasks::find() } else { ProcMasks::default() };

@@ -1,15 +1,22 @@
-//! Which trees are shown.
+//! Which trees are shown, and how commands are told.
 
-use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
-use super::known::{CHOICES, CREDENTIALS, DEFAULTS, MAYBE_CREDENTIALS, NEVER, ROOTS, WRITES};
-use super::reach;
-use crate::secrets::file_holds_login;
+use super::known::{BLANK_SEPARATED, CHOICES, DEFAULTS, WRITTEN};
+use super::shown::Shown;
 
 /// What is found at the end of every `PATH` inside.
 const SYSTEM_PATH: [&str; 5] = ["/usr/local/bin", "/usr/bin", "/bin", "/usr/sbin", "/sbin"];
+
+/// What virtual environments are called in a project.
+const ENVIRONMENTS: [&str; 3] = [".venv", "venv", "env"];
+
+/// The versions that a user chose for every project; tools look for it in the home directory.
+const TOOL_VERSIONS: &str = ".tool-versions";
+
+/// The file systems of Windows are brought to its Linux by this protocol (statfs(2)).
+const V9FS_MAGIC: u64 = 0x0102_1997;
 
 /// What there is to go by.
 #[derive(Debug)]
@@ -18,7 +25,10 @@ pub(crate) struct ToolchainInput<'a> {
     pub(crate) variables: &'a [(OsString, OsString)],
     /// The user's home directory.
     pub(crate) home: Option<&'a Path>,
+    /// Without links.
     pub(crate) workspace: &'a Path,
+    /// Where sessions are kept: never shown.
+    pub(crate) state: &'a Path,
     /// What is shown already.
     pub(crate) system: &'a [PathBuf],
 }
@@ -26,27 +36,29 @@ pub(crate) struct ToolchainInput<'a> {
 /// What is shown, and how commands are told.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct ToolchainView {
-    /// In order of their paths; none lies in another.
+    /// In order of their paths; none lies in another of the same access.
     pub(crate) trees: Vec<ToolchainTree>,
     /// `PATH` inside.
     pub(crate) path: OsString,
     /// The other variables.
     pub(crate) variables: Vec<(OsString, OsString)>,
-    /// Links that are made, for what is named by a path with a link in it: path, target.
+    /// Links that are made, for what is named by a path with a link in it: path, target. What is there
+    /// already at such a path stays.
     pub(crate) links: Vec<(PathBuf, PathBuf)>,
 }
 
-/// A directory of the host that is shown at its own path.
+/// A directory of the host that is shown at its own path, which has no links in it; or a single
+/// program, which then is shown read-only.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct ToolchainTree {
     pub(crate) path: PathBuf,
     pub(crate) access: ToolchainAccess,
-    /// What is hidden in it.
+    /// What is hidden in it: files and directories.
     pub(crate) masks: Vec<PathBuf>,
 }
 
 /// What commands may do in it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum ToolchainAccess {
     /// Read and execute.
     ReadOnly,
@@ -56,23 +68,25 @@ pub(crate) enum ToolchainAccess {
 
 /// Looks at the host and decides.
 pub(crate) fn plan(input: &ToolchainInput<'_>) -> ToolchainView {
-    let mut planner = Planner {
-        input,
-        home: input.home.and_then(|home| home.canonicalize().ok()),
-        trees: BTreeMap::new(),
-        links: BTreeMap::new(),
-    };
+    let home = input.home.and_then(|home| home.canonicalize().ok());
+    let mut planner = Planner { input, home, shown: Shown::new(input) };
     planner.variables();
     let path = planner.path();
-    planner.environments_of_workspace();
-    planner.finish(path)
+    for name in ENVIRONMENTS {
+        planner.shown.show_base_of(&input.workspace.join(name));
+    }
+    planner.shown.show_linked_versions();
+    planner.tool_versions();
+    let variables = planner.variables_inside();
+    let (trees, links) = planner.shown.finish();
+    ToolchainView { trees, path, variables, links }
 }
 
 struct Planner<'a> {
     input: &'a ToolchainInput<'a>,
+    /// Without links.
     home: Option<PathBuf>,
-    trees: BTreeMap<PathBuf, ToolchainAccess>,
-    links: BTreeMap<PathBuf, PathBuf>,
+    shown: Shown<'a>,
 }
 
 impl Planner<'_> {
@@ -81,26 +95,41 @@ impl Planner<'_> {
         found.map(|(_, value)| value.as_os_str()).filter(|value| !value.is_empty())
     }
 
-    /// The directories that variables name, or would name if they were set.
+    /// The defaults of variables that are not set, where there is something.
+    fn defaults(&self) -> Vec<(&'static str, PathBuf)> {
+        let Some(home) = &self.home else { return Vec::new() };
+        let unset = DEFAULTS.iter().filter(|(name, _)| self.variable(name).is_none());
+        unset
+            .map(|(name, path)| (*name, home.join(path)))
+            .filter(|(name, path)| {
+                // Go's is called as anything may be.
+                *name != "GOPATH" || path.join("bin").is_dir() || path.join("pkg/mod").is_dir()
+            })
+            .collect()
+    }
+
+    /// Shows what variables name, or would name if they were set.
     fn variables(&mut self) {
-        let named: Vec<PathBuf> = self
-            .input
-            .variables
-            .iter()
-            .filter(|(name, _)| name != "PATH" && !CHOICES.iter().any(|choice| name == choice))
-            .flat_map(|(_, value)| std::env::split_paths(value))
-            .collect();
-        let defaults = self.home.iter().flat_map(|home| {
-            DEFAULTS
-                .iter()
-                .filter(|(name, _)| self.variable(name).is_none())
-                .map(|(_, path)| home.join(path))
+        let variables = self.input.variables;
+        let named = variables.iter().filter(|(name, _)| name != "PATH" && !is_choice(name));
+        let named = named.flat_map(|(name, value)| {
+            paths(name, value).into_iter().map(|path| (name.as_os_str(), path))
         });
-        for path in named.into_iter().chain(defaults.collect::<Vec<_>>()) {
-            self.show(&path);
+        let defaults = self.defaults();
+        let defaults = defaults.iter().map(|(name, path)| (OsStr::new(*name), path.clone()));
+        for (name, path) in named.chain(defaults) {
+            let writes = WRITTEN.iter().any(|written| name == *written);
+            let access =
+                if writes { ToolchainAccess::ThrowAway } else { ToolchainAccess::ReadOnly };
+            self.shown.show_named(&path, access);
+        }
+        // One that was linked to a name may also be chosen by its path.
+        let toolchain = self.variable("RUSTUP_TOOLCHAIN").map(PathBuf::from);
+        if let Some(path) = toolchain.filter(|path| path.is_absolute()) {
+            self.shown.show_named(&path, ToolchainAccess::ReadOnly);
         }
         if let Some(environment) = self.variable("VIRTUAL_ENV").map(PathBuf::from) {
-            self.show_interpreter(&environment);
+            self.shown.show_environment(&environment);
         }
     }
 
@@ -109,19 +138,13 @@ impl Planner<'_> {
         let path = self.variable("PATH").unwrap_or_default().to_owned();
         let mut kept: Vec<PathBuf> = Vec::new();
         for entry in std::env::split_paths(&path) {
-            if !entry.is_absolute() || kept.contains(&entry) {
+            if !entry.is_absolute() || kept.contains(&entry) || is_of_windows(&entry) {
                 continue;
             }
-            let Ok(real) = entry.canonicalize() else { continue };
-            if !real.is_dir() || !(self.is_shown(&real) || self.show(&entry)) {
-                continue;
+            // A command may make one in the workspace only later.
+            if entry.starts_with(self.input.workspace) || self.shown.show_programs(&entry) {
+                kept.push(entry);
             }
-            // A known toolchain is shown whole: what its programs lead to is in it.
-            let known = root_of(&real, self.home.as_deref()).is_some();
-            if !known && !self.is_of_system(&real) && !real.starts_with(self.input.workspace) {
-                self.show_targets(&real);
-            }
-            kept.push(entry);
         }
         for entry in SYSTEM_PATH.iter().map(PathBuf::from) {
             if !kept.contains(&entry) {
@@ -132,159 +155,49 @@ impl Planner<'_> {
         std::env::join_paths(kept).unwrap_or_default()
     }
 
-    /// The interpreters behind virtual environments in the workspace.
-    fn environments_of_workspace(&mut self) {
-        for name in [".venv", "venv", "env"] {
-            let environment = self.input.workspace.join(name);
-            self.show_interpreter(&environment);
+    /// Tools that look for the user's choice of versions in the home directory find it there.
+    fn tool_versions(&mut self) {
+        let Some(choice) = self.home.as_ref().map(|home| home.join(TOOL_VERSIONS)) else { return };
+        let chooses = self.shown.has_tree_called(&[".asdf", ".local/share/mise"]);
+        if chooses && choice.is_file() {
+            self.shown.show_file_at(&choice, &Path::new(crate::plan::HOME).join(TOOL_VERSIONS));
         }
     }
 
-    fn show_interpreter(&mut self, environment: &Path) {
-        for interpreter in reach::interpreters(environment) {
-            self.show_prefix(&interpreter);
-        }
-    }
-
-    /// Shows what programs in a directory are links to, or are interpreted by.
-    fn show_targets(&mut self, directory: &Path) {
-        for target in reach::targets(directory) {
-            self.show_prefix(&target);
-        }
-    }
-
-    /// Shows the installation that a program belongs to: the directory above its `bin`, or its own.
-    fn show_prefix(&mut self, program: &Path) {
-        let Some(directory) = program.parent() else { return };
-        if self.is_shown(directory) {
-            return;
-        }
-        let in_bin = directory.file_name().is_some_and(|name| name == "bin" || name == "sbin");
-        let prefix = directory.parent().filter(|_| in_bin);
-        if !prefix.is_some_and(|prefix| self.show(prefix)) {
-            self.show(directory);
-        }
-    }
-
-    /// Shows a directory, or the toolchain that it belongs to. `false`: it is not to be shown, or not
-    /// there.
-    fn show(&mut self, path: &Path) -> bool {
-        let Ok(real) = path.canonicalize() else { return false };
-        if !real.is_dir() {
-            return false;
-        }
-        if !self.is_shown(&real) {
-            let root = root_of(&real, self.home.as_deref()).unwrap_or_else(|| real.clone());
-            if self.is_refused(&root) {
-                return false;
-            }
-            let writes = WRITES.iter().any(|name| root.file_name().is_some_and(|own| own == *name));
-            let access =
-                if writes { ToolchainAccess::ThrowAway } else { ToolchainAccess::ReadOnly };
-            self.trees.insert(root, access);
-        }
-        self.link(path, &real);
-        true
-    }
-
-    /// Makes the link again that a path goes through, so that it is there by the name it was given.
-    fn link(&mut self, path: &Path, real: &Path) {
-        if path == real {
-            return;
-        }
-        for ancestor in path.ancestors() {
-            let Ok(target) = std::fs::read_link(ancestor) else { continue };
-            if !self.is_shown(ancestor) && !ancestor.starts_with(self.input.workspace) {
-                let target =
-                    ancestor.parent().map_or_else(|| target.clone(), |parent| parent.join(&target));
-                if let Ok(target) = target.canonicalize() {
-                    self.links.insert(ancestor.to_path_buf(), target);
-                }
-            }
-        }
-    }
-
-    fn is_of_system(&self, path: &Path) -> bool {
-        self.input.system.iter().any(|tree| path.starts_with(tree))
-    }
-
-    /// Whether it is seen inside already.
-    fn is_shown(&self, path: &Path) -> bool {
-        self.is_of_system(path)
-            || path.starts_with(self.input.workspace)
-            || self.trees.keys().any(|tree| path.starts_with(tree))
-    }
-
-    /// What must not be shown whatever names it.
-    fn is_refused(&self, path: &Path) -> bool {
-        if path.components().count() < 3 || self.input.workspace.starts_with(path) {
-            // A directory in the root holds much that is nobody's toolchain; what is there and is one
-            // is shown with the system.
-            return true;
-        }
-        if ["/proc", "/sys", "/dev", "/run", "/boot", "/var"]
-            .iter()
-            .any(|never| path.starts_with(never))
-        {
-            return true;
-        }
-        let Some(home) = &self.home else { return false };
-        home.starts_with(path) || NEVER.iter().any(|name| path.starts_with(home.join(name)))
-    }
-
-    fn finish(self, path: OsString) -> ToolchainView {
-        let mut trees: Vec<ToolchainTree> = Vec::new();
-        for (path, access) in &self.trees {
-            let within = trees.last().is_some_and(|tree| path.starts_with(&tree.path));
-            if !within {
-                let masks = masks(path);
-                trees.push(ToolchainTree { path: path.clone(), access: *access, masks });
-            }
-        }
-        let shown = |path: &Path| {
-            self.is_of_system(path)
-                || path.starts_with(self.input.workspace)
-                || trees.iter().any(|tree| path.starts_with(&tree.path))
+    /// The variables whose directories are there inside.
+    fn variables_inside(&self) -> Vec<(OsString, OsString)> {
+        let is_there = |path: &PathBuf| {
+            super::trail::follow(path).is_some_and(|trail| self.shown.is_shown(&trail.real))
         };
-        let mut variables: Vec<(OsString, OsString)> = Vec::new();
-        for (name, value) in self.input.variables {
-            let is_choice = CHOICES.iter().any(|choice| name == choice);
-            let is_there = || {
-                let mut paths = std::env::split_paths(value);
-                paths.all(|path| path.canonicalize().is_ok_and(|real| shown(&real)))
-            };
-            if name != "PATH" && !value.is_empty() && (is_choice || is_there()) {
-                variables.push((name.clone(), value.clone()));
-            }
-        }
-        for (name, default) in DEFAULTS {
-            let Some(home) = &self.home else { continue };
-            let path = home.join(default);
-            if self.variable(name).is_none() && path.is_dir() && shown(&path) {
-                variables.push((name.into(), path.into()));
-            }
-        }
-        // A link may lead to what a tree stands in.
-        let leads =
-            |target: &Path| shown(target) || trees.iter().any(|tree| tree.path.starts_with(target));
-        let links = self.links.iter().filter(|(link, target)| leads(target) && !shown(link));
-        let links = links.map(|(link, target)| (link.clone(), target.clone())).collect();
-        ToolchainView { path, variables, links, trees }
+        let own = self.input.variables.iter().filter(|(name, value)| {
+            let there = || paths(name, value).iter().all(is_there);
+            name != "PATH" && !value.is_empty() && (is_choice(name) || there())
+        });
+        let defaults = self.defaults().into_iter().filter(|(_, path)| is_there(path));
+        let defaults = defaults.map(|(name, path)| (name.into(), path.into()));
+        own.cloned().chain(defaults).collect()
     }
 }
 
-/// The toolchain that a directory belongs to, where it is a known one.
-fn root_of(path: &Path, home: Option<&Path>) -> Option<PathBuf> {
-    path.ancestors()
-        .filter(|ancestor| home.is_none_or(|home| *ancestor != home))
-        .find(|ancestor| ROOTS.iter().any(|root| ancestor.ends_with(root)))
-        .map(Path::to_path_buf)
+fn is_choice(name: &OsStr) -> bool {
+    CHOICES.iter().any(|choice| name == *choice)
 }
 
-/// What holds logins in a toolchain.
-fn masks(tree: &Path) -> Vec<PathBuf> {
-    let there = |path: &PathBuf| path.symlink_metadata().is_ok_and(|found| found.is_file());
-    let always = CREDENTIALS.iter().map(|name| tree.join(name)).filter(there);
-    let maybe = MAYBE_CREDENTIALS.iter().map(|name| tree.join(name)).filter(there);
-    always.chain(maybe.filter(|path| file_holds_login(path))).collect()
+/// The directories that a variable names.
+fn paths(name: &OsStr, value: &OsStr) -> Vec<PathBuf> {
+    let blanks = BLANK_SEPARATED.iter().any(|separated| name == *separated);
+    match value.to_str().filter(|_| blanks) {
+        Some(value) => value.split_ascii_whitespace().map(PathBuf::from).collect(),
+        None => std::env::split_paths(value).filter(|path| !path.as_os_str().is_empty()).collect(),
+    }
+}
+
+/// Whether it is a directory of the Windows beneath. These are many, their programs are of no use here,
+/// and to look through them takes seconds.
+fn is_of_windows(path: &Path) -> bool {
+    let mut parts = path.strip_prefix("/mnt").into_iter().flatten();
+    let is_drive = parts.next().is_some_and(|drive| drive.len() == 1);
+    is_drive
+        && rustix::fs::statfs(path)
+            .is_ok_and(|found| u64::try_from(found.f_type).is_ok_and(|kind| kind == V9FS_MAGIC))
 }

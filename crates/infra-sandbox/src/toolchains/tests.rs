@@ -1,70 +1,19 @@
 use std::ffi::OsString;
-use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use pretty_assertions::assert_eq;
-use tempfile::TempDir;
 
-use super::plan::ToolchainView;
-use super::*;
-
-/// A home directory, and a workspace in it.
-struct Home(TempDir);
-
-impl Home {
-    fn new() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        fs::create_dir_all(directory.path().join("h/ome/project")).unwrap();
-        Self(directory)
-    }
-
-    fn path(&self, path: &str) -> PathBuf {
-        self.0.path().canonicalize().unwrap().join("h/ome").join(path)
-    }
-
-    fn program(&self, path: &str, contents: &str) {
-        let path = self.path(path);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(&path, contents).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-    }
-
-    fn link(&self, target: &str, path: &str) {
-        fs::create_dir_all(self.path(path).parent().unwrap()).unwrap();
-        symlink(self.path(target), self.path(path)).unwrap();
-    }
-
-    fn plan(&self, path: &[&str], variables: &[(&str, &str)]) -> ToolchainView {
-        let path: Vec<PathBuf> = path.iter().map(|entry| self.path(entry)).collect();
-        let mut all = vec![(OsString::from("PATH"), std::env::join_paths(path).unwrap())];
-        let variable =
-            |(name, value): &(&str, &str)| (OsString::from(name), self.path(value).into());
-        all.extend(variables.iter().map(variable));
-        let home = self.path("");
-        let input = ToolchainInput {
-            variables: &all,
-            home: Some(&home),
-            workspace: &self.path("project"),
-            system: &[PathBuf::from("/usr"), PathBuf::from("/bin")],
-        };
-        plan(&input)
-    }
-
-    fn trees(&self, view: &ToolchainView) -> Vec<String> {
-        let home = self.path("");
-        let shown = |path: &Path| path.strip_prefix(&home).unwrap_or(path).display().to_string();
-        view.trees.iter().map(|tree| shown(&tree.path)).collect()
-    }
-}
+use super::plan::ToolchainAccess;
+use super::sample::Home;
 
 #[test]
 fn a_rust_toolchain_comes_with_both_of_its_directories() {
     let home = Home::new();
     home.program(".cargo/bin/cargo", "");
     home.program(".rustup/toolchains/stable/bin/cargo", "");
-    fs::write(home.path(".cargo/credentials.toml"), "token").unwrap();
-    fs::write(home.path(".cargo/config.toml"), "[net]\nretry = 1\n").unwrap();
+    home.file(".cargo/credentials.toml", "token");
+    home.file(".cargo/config.toml", "[net]\nretry = 1\n");
     let view = home.plan(&[".cargo/bin"], &[]);
     assert_eq!(home.trees(&view), [".cargo", ".rustup"]);
     let access: Vec<ToolchainAccess> = view.trees.iter().map(|tree| tree.access).collect();
@@ -80,7 +29,7 @@ fn a_rust_toolchain_comes_with_both_of_its_directories() {
 fn a_configuration_with_a_token_is_hidden() {
     let home = Home::new();
     home.program(".cargo/bin/cargo", "");
-    fs::write(home.path(".cargo/config.toml"), "[registry]\ntoken = 'x'\n").unwrap();
+    home.file(".cargo/config.toml", "[registry]\ntoken = 'x'\n");
     let view = home.plan(&[".cargo/bin"], &[]);
     assert_eq!(view.trees[0].masks, [home.path(".cargo/config.toml")]);
 }
@@ -100,24 +49,24 @@ fn a_plain_directory_of_programs_shows_itself_and_what_its_links_lead_to() {
 #[test]
 fn the_interpreter_behind_an_environment_of_the_workspace_is_shown() {
     let home = Home::new();
-    home.program(".local/share/uv/python/3.12/bin/python3.12", "");
-    home.link(".local/share/uv/python/3.12/bin/python3.12", "project/.venv/bin/python");
-    fs::write(home.path("project/.venv/pyvenv.cfg"), "home = /usr/bin\n").unwrap();
-    let view = home.plan(&[], &[]);
-    assert_eq!(home.trees(&view), [".local/share/uv"]);
+    home.python("apps/py");
+    home.link("apps/py/bin/python3.12", "project/.venv/bin/python");
+    home.file("project/.venv/pyvenv.cfg", "home = /usr/bin\n");
+    assert_eq!(home.trees(&home.plan(&[], &[])), ["apps/py"]);
 }
 
 #[test]
-fn the_home_and_what_is_secret_in_it_are_never_shown() {
+fn an_environment_reaches_its_interpreter_through_every_link_on_the_way() {
     let home = Home::new();
-    for path in [".ssh/bin/x", ".config/tool/bin/x", "bin-in-home", ".aws/x"] {
-        home.program(path, "");
-    }
-    let view = home.plan(&["", ".ssh/bin", ".config/tool/bin", ".aws", "..", "../.."], &[]);
-    assert_eq!(home.trees(&view), Vec::<String>::new());
-    assert_eq!(view.path, "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin");
-    let view = home.plan(&[], &[("JAVA_HOME", ""), ("NVM_DIR", ".ssh")]);
-    assert_eq!((home.trees(&view), view.variables), (Vec::new(), Vec::new()));
+    home.python(".local/share/uv/python/cpython-3.12.7");
+    home.link(".local/share/uv/python/cpython-3.12.7/bin/python3.12", ".local/bin/python3.12");
+    home.link(".local/bin/python3.12", "project/venv/bin/python");
+    let noted = format!("home = {}\n", home.path(".local/bin").display());
+    home.file("project/venv/pyvenv.cfg", &noted);
+    let view = home.plan(&[], &[]);
+    assert_eq!(home.trees(&view), [".local/share/uv"]);
+    let target = home.path(".local/share/uv/python/cpython-3.12.7/bin/python3.12");
+    assert_eq!(view.links, [(home.path(".local/bin/python3.12"), target)]);
 }
 
 #[test]
@@ -126,15 +75,7 @@ fn what_is_missing_relative_or_said_twice_is_left_out() {
     home.program("own/bin/x", "");
     let entry = home.path("own/bin");
     let path = format!("{0}::relative:/missing/bin:{0}", entry.display());
-    let variables = [(OsString::from("PATH"), OsString::from(path))];
-    let home_path = home.path("");
-    let input = ToolchainInput {
-        variables: &variables,
-        home: Some(&home_path),
-        workspace: &home.path("project"),
-        system: &[PathBuf::from("/usr"), PathBuf::from("/bin")],
-    };
-    let view = plan(&input);
+    let view = home.plan_of(&[("PATH".into(), path.into())], Some(&home.path("")));
     let expected = format!("{}:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", entry.display());
     assert_eq!(view.path.to_str().unwrap(), expected);
 }
@@ -157,4 +98,138 @@ fn a_tool_that_was_given_by_a_variable_is_shown_whole() {
     let view = home.plan(&[], &[("JAVA_HOME", "sdk/jdk-21")]);
     assert_eq!(home.trees(&view), ["sdk/jdk-21"]);
     assert_eq!(view.variables, [(OsString::from("JAVA_HOME"), home.path("sdk/jdk-21").into())]);
+}
+
+#[test]
+fn programs_that_pipx_and_uv_put_into_a_directory_bring_their_environments() {
+    let home = Home::new();
+    home.python("apps/py");
+    for (venv, python) in [(".local/share/pipx/venvs/a", "python"), ("venvs/b", "python3")] {
+        home.link("apps/py/bin/python3.12", &format!("{venv}/bin/{python}"));
+        home.file(&format!("{venv}/pyvenv.cfg"), "version = 3.12\n");
+        let script = format!("#!{}\n", home.path(venv).join("bin").join(python).display());
+        home.program(&format!("{venv}/bin/tool"), &script);
+    }
+    home.link(".local/share/pipx/venvs/a/bin/tool", ".local/bin/a");
+    let script = format!("#!{} -I\n", home.path("venvs/b/bin/python3").display());
+    home.program(".local/bin/b", &script);
+    let view = home.plan(&[".local/bin"], &[]);
+    assert_eq!(home.trees(&view), [".local/bin", ".local/share/pipx", "apps/py", "venvs/b"]);
+}
+
+#[test]
+fn packages_of_node_are_shown_with_those_beside_them() {
+    let home = Home::new();
+    home.program(".npm-global/lib/node_modules/tool/dist/cli.js", "#!/usr/bin/env node\n");
+    home.link(".npm-global/lib/node_modules/tool/dist/cli.js", "bin/tool");
+    let view = home.plan(&["bin"], &[]);
+    assert_eq!(home.trees(&view), [".npm-global/lib/node_modules", "bin"]);
+}
+
+#[test]
+fn an_installation_on_the_path_is_shown_with_its_libraries() {
+    let home = Home::new();
+    home.program("apps/jdk/bin/java", "");
+    home.file("apps/jdk/lib/modules", "");
+    home.program("code/site/bin/serve", "");
+    home.file("code/site/lib/site.rb", "");
+    home.file("code/site/.git/HEAD", "");
+    let view = home.plan(&["apps/jdk/bin", "code/site/bin"], &[]);
+    assert_eq!(home.trees(&view), ["apps/jdk", "code/site/bin"]);
+}
+
+#[test]
+fn managers_of_versions_are_shown_whole_and_told_where_they_are() {
+    let home = Home::new();
+    for (tool, program) in [
+        (".nvm", "versions/node/v20/bin/node"),
+        (".pyenv", "shims/python"),
+        (".rbenv", "shims/ruby"),
+        (".volta", "bin/node"),
+        (".asdf", "shims/erl"),
+    ] {
+        home.program(&format!("{tool}/{program}"), "");
+    }
+    home.file(".tool-versions", "erlang 27\n");
+    let view = home.plan(&[".nvm/versions/node/v20/bin", ".pyenv/shims", ".asdf/shims"], &[]);
+    let expected = [".asdf", ".nvm", ".pyenv", ".rbenv", ".tool-versions", ".volta"];
+    assert_eq!(home.trees(&view), expected);
+    let written = view.trees.iter().filter(|tree| tree.access == ToolchainAccess::ThrowAway);
+    let written: Vec<&Path> = written.map(|tree| tree.path.as_path()).collect();
+    assert_eq!(written, [home.path(".pyenv"), home.path(".rbenv")]);
+    let names: Vec<&str> = view.variables.iter().map(|(name, _)| name.to_str().unwrap()).collect();
+    assert_eq!(names, ["ASDF_DATA_DIR", "NVM_DIR", "PYENV_ROOT", "RBENV_ROOT", "VOLTA_HOME"]);
+    let inside = PathBuf::from("/home/forge/.tool-versions");
+    assert_eq!(view.links, [(inside, home.path(".tool-versions"))]);
+}
+
+#[test]
+fn a_toolchain_that_was_linked_to_a_name_is_shown() {
+    let home = Home::new();
+    home.program(".rustup/toolchains/stable/bin/rustc", "");
+    home.program("code/rust/build/stage1/bin/rustc", "");
+    home.link("code/rust/build/stage1", ".rustup/toolchains/mine");
+    let view = home.plan(&[], &[]);
+    assert_eq!(home.trees(&view), [".rustup", "code/rust/build/stage1"]);
+}
+
+#[test]
+fn cargo_may_write_wherever_its_home_is() {
+    let home = Home::new();
+    home.program("sdk/bin/tool", "");
+    home.program("sdk/rust/cargo/bin/cargo", "");
+    let view = home.plan(&[], &[("JAVA_HOME", "sdk"), ("CARGO_HOME", "sdk/rust/cargo")]);
+    let trees: Vec<_> = view.trees.iter().map(|tree| (tree.path.clone(), tree.access)).collect();
+    let expected = [
+        (home.path("sdk"), ToolchainAccess::ReadOnly),
+        (home.path("sdk/rust/cargo"), ToolchainAccess::ThrowAway),
+    ];
+    assert_eq!(trees, expected);
+}
+
+#[test]
+fn a_directory_called_go_counts_only_where_go_installs() {
+    let home = Home::new();
+    home.file("go/board.sgf", "");
+    assert_eq!(home.trees(&home.plan(&[], &[])), Vec::<String>::new());
+    home.program("go/bin/gopls", "");
+    home.file("go/pkg/mod/cache/x", "");
+    home.file("go/src/private/main.go", "");
+    let view = home.plan(&["go/bin"], &[]);
+    assert_eq!(home.trees(&view), ["go"]);
+    assert_eq!(view.trees[0].access, ToolchainAccess::ThrowAway);
+    assert_eq!(view.trees[0].masks, [home.path("go/src")]);
+}
+
+#[test]
+fn a_home_that_is_reached_by_a_link_is_there_by_both_names() {
+    let home = Home::new();
+    home.program(".cargo/bin/cargo", "");
+    let other = home.path("../me");
+    symlink("ome", &other).unwrap();
+    let other = home.path("").with_file_name("me");
+    let entry = other.join(".cargo/bin");
+    let view = home.plan_of(&[("PATH".into(), entry.clone().into())], Some(&other));
+    assert_eq!(home.trees(&view), [".cargo"]);
+    assert_eq!(view.links, [(other, PathBuf::from("ome"))]);
+    assert_eq!(std::env::split_paths(&view.path).next(), Some(entry));
+}
+
+#[test]
+fn directories_of_the_workspace_stay_on_the_path_though_they_come_later() {
+    let home = Home::new();
+    let view = home.plan(&["project/node_modules/.bin"], &[]);
+    assert!(home.has_on_path(&view, "project/node_modules/.bin"));
+    assert_eq!(home.trees(&view), Vec::<String>::new());
+}
+
+#[test]
+fn a_program_in_a_directory_that_is_too_wide_is_shown_alone() {
+    let home = Home::new();
+    home.program("Documents/tool.sh", "#!/bin/sh\n");
+    home.file("Documents/letter.txt", "");
+    home.link("Documents/tool.sh", "bin/tool");
+    home.link("Documents/letter.txt", "bin/letter");
+    let view = home.plan(&["bin"], &[]);
+    assert_eq!(home.trees(&view), ["Documents/tool.sh", "bin"]);
 }
