@@ -118,6 +118,10 @@ pub(crate) enum ChoiceError {
         /// The file.
         path: PathBuf,
     },
+    /// The sandbox is made of what only Linux has.
+    #[cfg_attr(target_os = "linux", expect(dead_code, reason = "it is there on Linux"))]
+    #[error("the embedded sandbox needs Linux")]
+    NoSandboxHere,
     /// An option that means nothing for the environment that was chosen.
     #[error("{option} is for {is_for}; {chosen}")]
     NotForThis {
@@ -250,6 +254,14 @@ fn of_isolation(options: &CommonOptions) -> Option<&'static str> {
 }
 
 fn sandbox(options: &CommonOptions) -> Result<Choice, ChoiceError> {
+    #[cfg(not(target_os = "linux"))]
+    return Err(ChoiceError::NoSandboxHere);
+    #[cfg(target_os = "linux")]
+    sandbox_of_linux(options)
+}
+
+#[cfg(target_os = "linux")]
+fn sandbox_of_linux(options: &CommonOptions) -> Result<Choice, ChoiceError> {
     refuse(of_microvms(options), "Tensorlake microVMs", "commands run in the sandbox")?;
     let added = options.add_dir.iter().map(|text| added_directory(text));
     Ok(Choice::Sandbox(Box::new(SandboxChoice {

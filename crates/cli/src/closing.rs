@@ -1,9 +1,12 @@
 //! The end of an environment, whatever came before it.
 
-use forge_api::{ForgeAPI, SessionOrigin, StoredSummary};
+use forge_api::ForgeAPI;
+#[cfg(target_os = "linux")]
+use forge_api::{SessionOrigin, StoredSummary};
 
 use crate::choice::Choice;
 use crate::failure::{self, Failure};
+#[cfg(target_os = "linux")]
 use crate::sessions::counted;
 use crate::terminal::Paint;
 
@@ -15,6 +18,7 @@ pub(crate) async fn close(api: &ForgeAPI, choice: &Choice, paint: Paint) {
     {
         failure::note(&format!("the microVM {id} was left running"), paint);
     }
+    #[cfg(target_os = "linux")]
     if let Some(used) = api.executor().session()
         && let Some(kept) = used.kept
         && kept != StoredSummary::default()

@@ -1,18 +1,32 @@
 //! From the choice of an environment to what the api is told.
 
+#[cfg(target_os = "linux")]
 use std::ffi::OsString;
+#[cfg(target_os = "linux")]
 use std::path::PathBuf;
 
+#[cfg(target_os = "linux")]
 use forge_api::{
-    AddedAccess, AddedDirectory, EnvironmentVariable, ExecutorConfig, LocalOptions, Network,
-    SandboxConfig, SandboxLimits, SessionChoice, SessionStore, TOOLCHAIN_VARIABLES,
+    AddedAccess, AddedDirectory, Network, SandboxConfig, SandboxLimits, SessionChoice,
+    SessionStore, TOOLCHAIN_VARIABLES,
 };
+use forge_api::{EnvironmentVariable, ExecutorConfig, LocalOptions};
 
+#[cfg(target_os = "linux")]
 use crate::arguments::NetworkName;
-use crate::choice::{Choice, SandboxChoice};
+use crate::choice::Choice;
+#[cfg(not(target_os = "linux"))]
+use crate::choice::ChoiceError;
+#[cfg(target_os = "linux")]
+use crate::choice::SandboxChoice;
 use crate::failure::Failure;
+#[cfg(target_os = "linux")]
 use crate::git;
+#[cfg(not(target_os = "linux"))]
+use crate::settings::SettingsError;
+#[cfg(target_os = "linux")]
 use crate::settings::state_directory;
+#[cfg(target_os = "linux")]
 use crate::variables;
 
 /// The configuration of the chosen environment, whose commands get these variables.
@@ -24,7 +38,10 @@ pub(crate) fn config(
     environment: Vec<EnvironmentVariable>,
 ) -> Result<ExecutorConfig, Failure> {
     Ok(match choice {
+        #[cfg(target_os = "linux")]
         Choice::Sandbox(choice) => ExecutorConfig::Sandbox(Box::new(sandbox(choice, environment)?)),
+        #[cfg(not(target_os = "linux"))]
+        Choice::Sandbox(_) => return Err(SettingsError::from(ChoiceError::NoSandboxHere).into()),
         Choice::Tensorlake(choice) => {
             let config = choice.config.clone().environment(environment);
             ExecutorConfig::Tensorlake(Box::new(config))
@@ -33,6 +50,7 @@ pub(crate) fn config(
     })
 }
 
+#[cfg(target_os = "linux")]
 /// Where sessions are kept.
 ///
 /// # Errors
@@ -46,6 +64,7 @@ pub(crate) fn store_directory() -> Result<PathBuf, Failure> {
     })
 }
 
+#[cfg(target_os = "linux")]
 fn sandbox(
     choice: &SandboxChoice,
     environment: Vec<EnvironmentVariable>,

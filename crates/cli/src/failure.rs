@@ -2,9 +2,11 @@
 
 use std::error::Error as _;
 
+#[cfg(target_os = "linux")]
+use forge_api::SessionError;
 use forge_api::{
     CommandError, EnvironmentError, EnvironmentKind, HostError, InitError, ModelError,
-    OutputStream, SessionError, TensorlakeConfigError, TurnError,
+    OutputStream, TensorlakeConfigError, TurnError,
 };
 use thiserror::Error;
 
@@ -37,6 +39,7 @@ pub(crate) enum Failure {
     #[error(transparent)]
     Turn(#[from] TurnError),
     /// A session is not there or cannot be used.
+    #[cfg(target_os = "linux")]
     #[error(transparent)]
     Session(#[from] SessionError),
     /// The environment failed.
@@ -90,6 +93,7 @@ impl Failure {
                 TurnError::Model(_) => Conclusion::NotDone,
                 TurnError::Environment(_) => Conclusion::ForgeFailed,
             },
+            #[cfg(target_os = "linux")]
             Self::Session(error) => match error {
                 SessionError::NotFound { .. }
                 | SessionError::Ambiguous { .. }
@@ -112,6 +116,7 @@ impl Failure {
     pub(crate) fn hint(&self) -> Option<String> {
         match self {
             Self::Settings(SettingsError::Choice(error)) => choice_hint(error),
+            #[cfg(target_os = "linux")]
             Self::Session(error) => session_hint(error),
             Self::Model(ModelSettingsError::Name(_)) => {
                 Some("write it as provider/name, as in openai/gpt-5".to_owned())
@@ -149,6 +154,7 @@ fn environment_hint(error: &EnvironmentError) -> Option<String> {
         EnvironmentError::ContactLost { environment: EnvironmentKind::Tensorlake, .. } => {
             Some("check the network, the proxy variables and --tensorlake-url".to_owned())
         }
+        #[cfg(target_os = "linux")]
         EnvironmentError::Unavailable { source: Some(source), .. } => {
             source.downcast_ref::<SessionError>().and_then(session_hint)
         }
@@ -159,6 +165,7 @@ fn environment_hint(error: &EnvironmentError) -> Option<String> {
     }
 }
 
+#[cfg(target_os = "linux")]
 fn session_hint(error: &SessionError) -> Option<String> {
     match error {
         SessionError::NotFound { .. } | SessionError::Ambiguous { .. } => {
@@ -188,6 +195,11 @@ fn choice_hint(error: &ChoiceError) -> Option<String> {
         ),
         ChoiceError::NoKey => {
             "set TENSORLAKE_API_KEY, or name a file with --tensorlake-key-file".to_owned()
+        }
+        ChoiceError::NoSandboxHere => {
+            "TENSORLAKE_API_KEY or --tensorlake-key-file runs commands in a microVM; --local runs them \
+             on this machine, without any isolation"
+                .to_owned()
         }
         ChoiceError::KeyFileMode { path, .. } => format!("chmod 600 {}", path.display()),
         ChoiceError::Two { .. }

@@ -8,11 +8,13 @@ mod arguments;
 mod choice;
 mod closing;
 mod configuration;
+#[cfg(target_os = "linux")]
 mod doctor;
 mod exec;
 mod executor;
 mod exit;
 mod failure;
+#[cfg(target_os = "linux")]
 mod git;
 mod interactive;
 mod keyfile;
@@ -21,6 +23,7 @@ mod model;
 mod program;
 mod questions;
 mod rendering;
+#[cfg(target_os = "linux")]
 mod sessions;
 mod settings;
 mod signals;
@@ -36,6 +39,7 @@ const REAPER_LIMIT: std::time::Duration = std::time::Duration::from_secs(12);
 
 fn main() {
     // Before anything else: executed again, this program is the sandbox's helper.
+    #[cfg(target_os = "linux")]
     forge_api::sandbox_hook();
     // What a panic unwinds drops its environment; the message is printed by then.
     let code = std::panic::catch_unwind(program::run);

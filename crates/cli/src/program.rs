@@ -14,7 +14,9 @@ use crate::failure::{self, Failure};
 use crate::settings::{Settings, SettingsError};
 use crate::terminal::{self, Paint};
 use crate::writer::{self, WriteError};
-use crate::{doctor, exec, interactive, logging, sessions, stdin, task};
+#[cfg(target_os = "linux")]
+use crate::{doctor, sessions};
+use crate::{exec, interactive, logging, stdin, task};
 
 /// Runs the program.
 pub(crate) fn run() -> ExitCode {
@@ -40,15 +42,30 @@ pub(crate) fn run() -> ExitCode {
             };
             conclude(Verb::Exec, settings(), |settings| exec::run(settings, exec.shell, exec.argv))
         }
+        #[cfg(target_os = "linux")]
         Some(Subcommand::Diff(diff)) => look(prompt, diff.common.verbose, sessions::diff(*diff)),
+        #[cfg(target_os = "linux")]
         Some(Subcommand::Discard(discard)) => {
             look(prompt, discard.common.verbose, sessions::discard(*discard))
         }
+        #[cfg(target_os = "linux")]
         Some(Subcommand::Session(session)) => {
             look(prompt, session.common.verbose, sessions::session(*session))
         }
+        #[cfg(target_os = "linux")]
         Some(Subcommand::Doctor(doctor)) => {
             look(prompt, doctor.common.verbose, doctor::run(doctor))
+        }
+        #[cfg(not(target_os = "linux"))]
+        Some(
+            Subcommand::Diff(_)
+            | Subcommand::Discard(_)
+            | Subcommand::Session(_)
+            | Subcommand::Doctor(_),
+        ) => {
+            let failure = Failure::from(SettingsError::from(ChoiceError::NoSandboxHere));
+            failure::print(&failure, Paint::choose(ColorWhen::Auto, OutputStream::Stderr));
+            failure.conclusion().exit_code(Verb::Other)
         }
         Some(Subcommand::Completions(completions)) => {
             let mut script = Vec::new();
@@ -73,6 +90,7 @@ pub(crate) fn run() -> ExitCode {
 }
 
 /// Runs what needs no settings: looking at sessions, or at this machine.
+#[cfg(target_os = "linux")]
 fn look(
     prompt: Option<String>,
     verbose: u8,

@@ -8,6 +8,8 @@
 //!
 //! The design, its order of set-up, what was measured and the known gaps: `docs/sandbox.md`.
 
+#![cfg(target_os = "linux")]
+
 mod beneath;
 mod changes;
 mod channel;

@@ -1,5 +1,6 @@
 //! The sandbox keeps every promise of the ports.
 
+#![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, reason = "a fixture that cannot be made fails its test")]
 
 use forge_conformance::{Fixture, conformance_suite};

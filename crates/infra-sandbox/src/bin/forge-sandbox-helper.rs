@@ -4,6 +4,7 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    #[cfg(target_os = "linux")]
     forge_infra_sandbox::sandbox_hook();
     // Reached only where somebody else than the sandbox has executed it.
     ExitCode::from(125)
