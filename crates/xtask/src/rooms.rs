@@ -24,8 +24,13 @@ const ADAPTERS: &[&str] = &[
     "forge-infra-store",
     "forge-infra-tensorlake",
 ];
-const TEST_ONLY: &[&str] =
-    &["forge-conformance", "forge-scripted-model", "forge-tensorlake-testserver", "forge-xtask"];
+const TEST_ONLY: &[&str] = &[
+    "forge-conformance",
+    "forge-sandbox-escape",
+    "forge-scripted-model",
+    "forge-tensorlake-testserver",
+    "forge-xtask",
+];
 
 const ROOMS: &[(Room, &[&[&str]])] = &[
     (

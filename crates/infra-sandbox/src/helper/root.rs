@@ -225,7 +225,13 @@ fn lay_out(view: &View) -> io::Result<()> {
         fs::create_dir(name)?;
     }
     symlink("/run", "/var/run")?;
-    symlink("/tmp", "/var/tmp")?;
+    // Beneath a link, the workspace would stand at another path than its own.
+    if holds_target(view, "/var/tmp") {
+        fs::create_dir("/var/tmp")?;
+        private("/var/tmp".as_ref(), view.scratch_bytes, "1777")?;
+    } else {
+        symlink("/tmp", "/var/tmp")?;
+    }
     fs::create_dir("/.forge")?;
     fs::create_dir(HIDDEN_DIRECTORY)?;
     fs::set_permissions(HIDDEN_DIRECTORY, std::os::unix::fs::PermissionsExt::from_mode(0o000))?;
@@ -236,6 +242,14 @@ fn lay_out(view: &View) -> io::Result<()> {
     fs::set_permissions(SCRATCH, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
     mounts::make_directories(CWD, view.home.as_path())?;
     private(view.home.as_path(), view.scratch_bytes, "0755")
+}
+
+/// Whether anything of the host is to stand in a directory.
+fn holds_target(view: &View, directory: &str) -> bool {
+    let trees = view.trees.iter().chain(view.layered.iter().map(|tree| &tree.path));
+    let added = view.added.iter().map(|added| &added.target);
+    let mut all = trees.chain(added).chain([&view.workspace]);
+    all.any(|path| path.as_path().starts_with(directory))
 }
 
 fn private(path: &Path, bytes: u64, mode: &str) -> io::Result<()> {
@@ -291,7 +305,7 @@ fn make_link(path: &Path, target: &Path) -> io::Result<()> {
 /// What Landlock lets commands write: what the mounts do.
 fn writable(view: &View) -> Writable {
     let mut directories: Vec<PathBuf> =
-        ["/tmp", "/dev/shm", "/dev/pts"].into_iter().map(PathBuf::from).collect();
+        ["/tmp", "/var/tmp", "/dev/shm", "/dev/pts"].into_iter().map(PathBuf::from).collect();
     directories.push(view.home.as_path().to_path_buf());
     directories.push(view.workspace.as_path().to_path_buf());
     directories.extend(view.layered.iter().map(|tree| tree.path.as_path().to_path_buf()));

@@ -52,7 +52,7 @@ impl Refusals {
     pub(super) fn judge(&self, path: &Path, evidence: Evidence) -> Verdict {
         let has_never = path.iter().any(|part| NEVER_ANYWHERE.iter().any(|never| part == *never));
         let state_holds = self.kept_out.iter().skip(1).any(|state| path.starts_with(state));
-        if has_never || state_holds || is_of_system(path) {
+        if has_never || state_holds || self.is_of_system(path) {
             return Verdict::Never;
         }
         let beneath = self.beneath_homes(path);
@@ -74,6 +74,14 @@ impl Refusals {
         }
     }
 
+    /// Whether a path is the system's own. Where `/home` is a link into it (`/var/home`), or a user's home
+    /// is there (`/var/lib/jenkins`), homes are the one thing in `/var` that counts.
+    fn is_of_system(&self, path: &Path) -> bool {
+        let is_home = HOMES.iter().any(|homes| path.starts_with(homes))
+            || self.homes.iter().any(|home| path.starts_with(home));
+        !is_home && NEVER_OF_SYSTEM.iter().any(|never| path.starts_with(never))
+    }
+
     /// The rest of a path in each home directory that it lies in; empty for the directory itself.
     fn beneath_homes<'a>(&self, path: &'a Path) -> Vec<&'a Path> {
         let own = self.homes.iter().filter_map(|home| path.strip_prefix(home).ok());
@@ -83,12 +91,6 @@ impl Refusals {
         });
         own.chain(others).collect()
     }
-}
-
-fn is_of_system(path: &Path) -> bool {
-    // Where `/home` is a link to it (`/var/home`), homes are the one thing in `/var` that counts.
-    let is_home = HOMES.iter().any(|homes| path.starts_with(homes));
-    !is_home && NEVER_OF_SYSTEM.iter().any(|never| path.starts_with(never))
 }
 
 #[cfg(test)]

@@ -7,9 +7,8 @@ use std::time::{Duration, Instant};
 
 use forge_domain::{
     CommandExit, CommandIo, CommandRequest, Commands, Ending, Lifecycle, OutputStream, Program,
-    WorkspaceLocation,
 };
-use forge_infra_sandbox::{HelperProgram, SandboxConfig, SandboxEnvironment};
+use forge_infra_sandbox::{HelperProgram, SandboxConfig};
 use libtest_mimic::{Failed, Trial as Test};
 
 use crate::stage::Stage;
@@ -30,10 +29,6 @@ fn config(stage: &Stage) -> SandboxConfig {
     SandboxConfig::new(stage.state())
 }
 
-fn location(stage: &Stage) -> WorkspaceLocation {
-    WorkspaceLocation { root: stage.project(), working_directory: stage.project() }
-}
-
 fn run(
     stage: &Stage,
     config: SandboxConfig,
@@ -46,7 +41,7 @@ fn run(
         .termination_grace(Duration::from_millis(100));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let environment = SandboxEnvironment::new(config, location(stage));
+        let environment = stage.environment(config);
         let exit = environment.run(request, CommandIo::detached()).await;
         environment.close().await.unwrap();
         exit.map_err(|error| error.to_string())

@@ -33,15 +33,5 @@ pub(crate) fn gaps() -> Vec<Attempt> {
                 })
             })
         }),
-        // Counted by the kernel for the user as a whole, whatever the namespace.
-        Attempt::new("use_up_the_watches_of_the_user", "own", |stage| {
-            stage.trial("exhaust-watches", [""; 0]).judged(|scene| {
-                use rustix::fs::inotify;
-                !scene.pids.is_empty() && inotify::init(inotify::CreateFlags::CLOEXEC).is_err()
-            })
-        })
-        // Root's are what the machine's own services use.
-        .user_only()
-        .heavy(),
     ]
 }

@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use forge_domain::{Describe, Lifecycle, Limit, WorkspaceLocation};
-use forge_infra_sandbox::{Layers, SandboxConfig, SandboxEnvironment, SandboxLimits};
+use forge_domain::{Describe, Lifecycle, Limit};
+use forge_infra_sandbox::{Layers, SandboxConfig, SandboxLimits};
 
 use crate::attempt::Attempt;
 use crate::stage::Stage;
@@ -94,6 +94,17 @@ fn processes() -> Vec<Attempt> {
         })
         .control(WITHOUT)
         .allowed_inside(),
+        // The kernel counts them for the user as a whole, whatever the namespace.
+        Attempt::new("use_up_the_watches_of_the_user", "own", |stage| {
+            stage.trial("exhaust-watches", [""; 0]).judged(|scene| {
+                use rustix::fs::inotify;
+                !scene.pids.is_empty() && inotify::init(inotify::CreateFlags::CLOEXEC).is_err()
+            })
+        })
+        .allowed_inside()
+        // Root's are what the machine's own services use.
+        .user_only()
+        .heavy(),
         Attempt::new("dump_the_memory", "own", |stage| {
             stage.trial("crash", [""; 0]).judged(|scene| {
                 let mut waiting = vec![scene.state.clone()];
@@ -143,7 +154,7 @@ fn disk() -> Vec<Attempt> {
                 .judged(move |scene| total(&scene.state).max(total(&host)) > 200 * MIB);
             limited(trial, limits().disk_bytes(16 * MIB))
         })
-        .control_bare()
+        .control(WITHOUT)
         .heavy(),
         Attempt::new("fill_the_temporary_directory", "31", |stage| {
             let path = format!("/tmp/{}-large", stage.token);
@@ -172,9 +183,7 @@ fn disk() -> Vec<Attempt> {
 /// Memory is bounded only where groups of processes can be made: a known gap, said in the banner.
 fn lacks_memory_limit() -> Option<&'static str> {
     let stage = Stage::new();
-    let project = stage.project();
-    let location = WorkspaceLocation { root: project.clone(), working_directory: project };
-    let environment = SandboxEnvironment::new(SandboxConfig::new(stage.state()), location);
+    let environment = stage.environment(SandboxConfig::new(stage.state()));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let bounded = runtime.block_on(async {
         let description = environment.describe().await.unwrap();

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use forge_domain::{
     CommandIo, CommandRequest, Commands, ControlRequests, DiscardOutput, Ending, Lifecycle,
-    Program, Stdin, WorkspaceLocation,
+    Program, Stdin,
 };
-use forge_infra_sandbox::{Layers, SandboxConfig, SandboxEnvironment};
+use forge_infra_sandbox::{Layers, SandboxConfig};
 use rustix::fs::{FlockOperation, flock};
 
 use crate::attempt::{Attempt, Column, Weight, Word};
@@ -70,9 +70,8 @@ async fn in_sandbox(
     layers: Layers,
     judged: &mut dyn FnMut(&Scene) -> bool,
 ) -> Result<Finding, String> {
-    let location = WorkspaceLocation { root: stage.project(), working_directory: stage.project() };
     let config = SandboxConfig::new(stage.state()).layers(layers);
-    let environment = SandboxEnvironment::new(trial.configure(config), location);
+    let environment = stage.environment(trial.configure(config));
     environment.prepare().await.map_err(|error| chain(&error))?;
     let program = stage.project().join("attempt");
     let request = CommandRequest::new(Program::argv(program, trial.words.clone()))

@@ -8,6 +8,8 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use forge_domain::WorkspaceLocation;
+use forge_infra_sandbox::{SandboxConfig, SandboxEnvironment};
 use tempfile::TempDir;
 
 use crate::trial::Trial;
@@ -105,6 +107,12 @@ impl Stage {
 
     pub(crate) fn state(&self) -> PathBuf {
         self.at("state")
+    }
+
+    /// A sandbox of the project.
+    pub(crate) fn environment(&self, config: SandboxConfig) -> SandboxEnvironment {
+        let (root, working_directory) = (self.project(), self.project());
+        SandboxEnvironment::new(config, WorkspaceLocation { root, working_directory })
     }
 
     /// The program of the attempts, on the host.
