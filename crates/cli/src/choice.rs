@@ -3,7 +3,7 @@
 //!
 //! The one place to extend when an environment is added: a name in
 //! [`ExecutorName`], its flag in [`choose`], its options in
-//! [`Choice`], its banner and its [`ExecutorConfig`].
+//! [`Choice`], its banner, and what the api is told of it in `executor`.
 
 use std::ffi::OsStr;
 use std::io;
