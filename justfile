@@ -32,6 +32,7 @@ lint:
 bench:
     cargo bench --package forge-cli
     cargo bench --package forge-infra-tensorlake
+    cargo bench --package forge-infra-sandbox
 
 # Shows the main job without a key.
 demo:

@@ -25,6 +25,8 @@ pub fn git_identity(home: &Path, configuration: &Path) -> Vec<(String, String)> 
     }
     let output = Command::new("git")
         .args(["config", "--global", "--includes", "-z", "--get-regexp", r"^user\.(name|email)$"])
+        .env("HOME", home)
+        .env("XDG_CONFIG_HOME", configuration)
         .current_dir("/")
         .stdin(Stdio::null())
         .stderr(Stdio::null())
