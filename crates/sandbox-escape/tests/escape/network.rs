@@ -128,9 +128,11 @@ fn reaching() -> Vec<Attempt> {
             let directory = path.parent().unwrap().to_owned();
             let mut judge = trial.judge.take().unwrap();
             let removed = crate::host::EmptiedAtEnd(directory);
+            // Captured in this order, and so the socket is gone before its directory.
             trial.judged(move |scene| {
+                let seen = judge(scene);
                 let _removed = &removed;
-                judge(scene)
+                seen
             })
         }),
         Attempt::new("connect_to_a_bus_in_run", "23", |stage| {

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use forge_domain::{
     CommandIo, CommandRequest, Commands, ControlRequests, DiscardOutput, Ending, Lifecycle,
@@ -41,6 +41,10 @@ pub(crate) fn run(attempt: &Attempt, column: Column) -> Result<Finding, String> 
     let mut stage = Stage::new();
     let mut trial = (attempt.stage)(&mut stage);
     let mut judge = trial.judge.take();
+    let patience = match column {
+        Column::Control => Duration::from_secs(5),
+        _ => Duration::from_millis(300),
+    };
     let mut judged = |scene: &Scene| judge.as_mut().is_some_and(|judge| judge(scene));
     match column.layers(attempt.control) {
         Some(layers) => {
@@ -49,7 +53,7 @@ pub(crate) fn run(attempt: &Attempt, column: Column) -> Result<Finding, String> 
                 .enable_all()
                 .build()
                 .map_err(|error| error.to_string())?;
-            runtime.block_on(in_sandbox(&stage, trial, layers, &mut judged))
+            runtime.block_on(in_sandbox(&stage, trial, layers, &mut judged, patience))
         }
         None => bare(&stage, &trial, &mut judged),
     }
@@ -69,6 +73,7 @@ async fn in_sandbox(
     mut trial: Trial,
     layers: Layers,
     judged: &mut dyn FnMut(&Scene) -> bool,
+    patience: Duration,
 ) -> Result<Finding, String> {
     let config = SandboxConfig::new(stage.state()).layers(layers);
     let environment = stage.environment(trial.configure(config));
@@ -100,14 +105,19 @@ async fn in_sandbox(
     drop(keep_stdin);
     let exit = exit.map_err(|error| chain(&error))?;
     let output = String::from_utf8_lossy(&exit.output.interleaved()).into_owned();
-    seen |= judged(&Scene::of(&stage.token, &stage.state(), output.clone()));
+    let claimed = exit.ending == Ending::Exited(0);
+    // What the attempt has done may take a moment to be seen: a process that it killed has to die.
+    let until = Instant::now() + if claimed { patience } else { Duration::ZERO };
+    loop {
+        seen |= judged(&Scene::of(&stage.token, &stage.state(), output.clone()));
+        if seen || Instant::now() >= until {
+            break;
+        }
+        tokio::time::sleep(INTERVAL).await;
+    }
     let closed = environment.close().await;
     closed.map_err(|error| chain(&error))?;
-    Ok(Finding {
-        seen,
-        claimed: exit.ending == Ending::Exited(0),
-        account: format!("{:?}: {}", exit.ending, shortened(&output)),
-    })
+    Ok(Finding { seen, claimed, account: format!("{:?}: {}", exit.ending, shortened(&output)) })
 }
 
 /// As a plain child of this process.
