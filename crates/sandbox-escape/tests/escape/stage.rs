@@ -213,7 +213,14 @@ impl Canary {
     }
 
     pub(crate) fn is_dead(&mut self) -> bool {
-        self.child.try_wait().unwrap().is_some()
+        // A signal is delivered a moment after it was sent, whatever the attempt said of it.
+        for _ in 0..50 {
+            if self.child.try_wait().unwrap().is_some() {
+                return true;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        false
     }
 
     /// A file of its directory in `/proc`.
