@@ -189,11 +189,11 @@ impl Inner {
         }
         blocking(move || {
             standing.session.end();
-            let stored = standing.stored();
-            match &*stored {
-                Some(session) => work(session).map_err(store_error),
-                None => Err(Self::closed_error()),
-            }
+            // Taken, so that a call that still holds what stood does not hold the lock.
+            let Some(session) = standing.stored().take() else { return Err(Self::closed_error()) };
+            let done = work(&session).map_err(store_error);
+            session.release();
+            done
         })
         .await?
     }
@@ -280,7 +280,7 @@ impl Standing {
             before.map_or_else(|| config.session.clone(), crate::store::SessionChoice::Named);
         let stored = store.open(&config.workspace.root, &choice).map_err(store_error)?;
         let started = plan(config, &stored).and_then(|plan| {
-            let lock = stored.lock_descriptor();
+            let lock = stored.share_lock();
             let session = Session::start(&config.helper, &plan.spec, lock).map_err(explain)?;
             Ok((plan, session))
         });

@@ -67,6 +67,13 @@ pub(super) fn take(directory: &Path) -> Result<File, NotLocked> {
     Err(NotLocked::Busy(owner(directory)))
 }
 
+/// Gives a lock back, whoever else holds a copy of its descriptor: a child of this process has one
+/// between its fork and its exec, and by closing it is given back with the last copy (flock(2)).
+pub(super) fn release(lock: &File) {
+    // Should it fail, closing does it.
+    drop(flock(lock, FlockOperation::Unlock));
+}
+
 /// Whether somebody has the session in a directory locked.
 pub(super) fn state(directory: &Path) -> SessionState {
     let Ok(lock) = File::open(file_of(directory)) else { return SessionState::Idle };

@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
@@ -32,7 +33,7 @@ const EMPTIED: [&str; 5] = ["upper", "git-upper", "base", "work", "git-work"];
 const COMMITS: [&str; 5] = ["objects", "refs", "packed-refs", "reftable", "modules"];
 
 /// A session that this process uses. The lock is given back when it is dropped, or when the process
-/// ends.
+/// ends; while its layers may be mounted, whoever has them mounted holds it too.
 #[derive(Debug)]
 pub struct OpenSession {
     store: SessionStore,
@@ -43,6 +44,16 @@ pub struct OpenSession {
     /// What it held when that was last counted in this use.
     counted: Mutex<Option<StoredSummary>>,
     lock: File,
+    /// Whether somebody else is to hold the lock beyond this value.
+    shared: AtomicBool,
+}
+
+impl Drop for OpenSession {
+    fn drop(&mut self) {
+        if !self.shared.load(Ordering::Relaxed) {
+            lock::release(&self.lock);
+        }
+    }
 }
 
 /// Where a session comes from.
@@ -75,7 +86,8 @@ impl OpenSession {
             Origin::Existing => holds_anything(&directory).unwrap_or(true),
         };
         let (meta, counted) = (meta.into(), Mutex::new(None));
-        Self { store, id, directory, meta, continued, counted, lock }
+        let shared = AtomicBool::new(false);
+        Self { store, id, directory, meta, continued, counted, lock, shared }
     }
 
     /// Notes that it is used, and makes what a crash may have left unmade.
@@ -183,10 +195,17 @@ impl OpenSession {
     /// It could not be removed; nothing of it was lost that it held.
     pub fn end(self) -> Result<SessionEnd, SessionError> {
         if self.holds_anything().unwrap_or(true) {
-            return Ok(SessionEnd::Kept(*guard(&self.counted)));
+            let summary = *guard(&self.counted);
+            self.release();
+            return Ok(SessionEnd::Kept(summary));
         }
         self.remove()?;
         Ok(SessionEnd::Removed)
+    }
+
+    /// Gives the lock back at once. To be called when nothing of the session is mounted any more.
+    pub(crate) fn release(self) {
+        self.shared.store(false, Ordering::Relaxed);
     }
 
     /// Removes it with everything that it holds.
@@ -199,7 +218,8 @@ impl OpenSession {
 
     /// The lock, for whoever has to hold it as long as the layers are mounted: it is given back when the
     /// last copy of this descriptor is closed (flock(2)).
-    pub(crate) fn lock_descriptor(&self) -> std::os::fd::BorrowedFd<'_> {
+    pub(crate) fn share_lock(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.shared.store(true, Ordering::Relaxed);
         std::os::fd::AsFd::as_fd(&self.lock)
     }
 

@@ -200,3 +200,26 @@ fn a_store_that_was_not_opened_yet_is_empty_and_stays_unmade() {
     assert_eq!((report.removed.len(), report.halves), (0, 0));
     assert!(!place.directory.path().join("state").exists());
 }
+
+#[test]
+fn a_copy_of_the_lock_in_a_child_that_is_about_to_be_executed_keeps_nobody_out() {
+    let place = Place::new();
+    let id = place.filled();
+    let open = place.open(&SessionChoice::Named(id.clone()));
+    let copy = open.share_lock().try_clone_to_owned().unwrap();
+    open.end().unwrap();
+    drop(place.open(&SessionChoice::Named(id)));
+    drop(copy);
+}
+
+#[test]
+fn a_helper_that_lives_on_keeps_the_lock() {
+    let place = Place::new();
+    let id = place.filled();
+    let open = place.open(&SessionChoice::Named(id.clone()));
+    let copy = open.share_lock().try_clone_to_owned().unwrap();
+    drop(open);
+    assert!(matches!(place.store.lock(&id), Err(SessionError::Busy { .. })));
+    drop(copy);
+    place.store.lock(&id).unwrap();
+}
