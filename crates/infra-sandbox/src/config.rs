@@ -23,6 +23,8 @@ pub struct SandboxConfig {
     /// Which session is used. Default: the newest of the workspace that is free and holds anything,
     /// else a new one.
     pub session: SessionChoice,
+    /// What commands may write and keep. Default: [`SandboxView::Workspace`].
+    pub view: SandboxView,
     /// Variables for commands, on top of the sandbox's own few. Default: none.
     pub environment: Vec<EnvironmentVariable>,
     /// The user's variables that tell where toolchains are, by the names in
@@ -61,6 +63,7 @@ impl SandboxConfig {
             },
             state_directory: state_directory.into(),
             session: SessionChoice::Continue,
+            view: SandboxView::Workspace,
             environment: Vec::new(),
             toolchain_variables: Vec::new(),
             home: None,
@@ -73,6 +76,20 @@ impl SandboxConfig {
             layers: Layers::ALL,
         }
     }
+}
+
+/// What commands see, and what of it they may write and keep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SandboxView {
+    /// The workspace behind a layer of the session's, the system's directories and toolchains
+    /// read-only, and nothing else.
+    #[default]
+    Workspace,
+    /// The system's directories and toolchains behind layers of the session's, and nothing else of the
+    /// host, in a root that is the session's: every path can be written, and nothing of the host is.
+    /// The workspace is `/`; there is no change set, and no secret of a project is looked for. What the
+    /// kernel shows (`/proc`, `/dev`) and what is hidden cannot be written.
+    WholeRoot,
 }
 
 /// A directory of the host that commands see besides the workspace.

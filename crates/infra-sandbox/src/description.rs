@@ -4,7 +4,7 @@ use forge_domain::{
     Capabilities, ChangeTracking, Description, EnvironmentKind, Limit, Network, Persistence,
 };
 
-use crate::config::{AddedAccess, SandboxConfig};
+use crate::config::{AddedAccess, SandboxConfig, SandboxView};
 use crate::helper;
 use crate::plan::HOME;
 use crate::secrets::HiddenPaths;
@@ -36,7 +36,10 @@ pub(crate) fn describe(
         limits: limits(config, facts),
         remarks: remarks(config, hidden),
         capabilities: Capabilities {
-            change_tracking: ChangeTracking::Tracked,
+            change_tracking: match config.view {
+                SandboxView::Workspace => ChangeTracking::Tracked,
+                SandboxView::WholeRoot => ChangeTracking::Untracked,
+            },
             streams_exact_bytes: true,
             finds_detached_children: true,
         },
@@ -70,21 +73,32 @@ fn limits(config: &SandboxConfig, facts: SessionFacts) -> Vec<Limit> {
 }
 
 fn remarks(config: &SandboxConfig, hidden: &HiddenPaths) -> Vec<String> {
-    let mut remarks = vec![
-        "Commands run in a sandbox on the user's machine. What they write in the workspace is kept \
-         apart as a set of changes that the user reviews; nothing else of what they write is kept."
-            .to_owned(),
-        format!(
-            "System directories are read-only. The home directory ({HOME}), /tmp and /dev/shm are \
-             writable, in memory, and last as long as this session is open."
-        ),
+    let mut remarks = match config.view {
+        SandboxView::Workspace => vec![
+            "Commands run in a sandbox on the user's machine. What they write in the workspace is \
+             kept apart as a set of changes that the user reviews; nothing else of what they write \
+             is kept."
+                .to_owned(),
+            format!(
+                "System directories are read-only. The home directory ({HOME}), /tmp and /dev/shm \
+                 are writable, in memory, and last as long as this session is open."
+            ),
+        ],
+        SandboxView::WholeRoot => vec![
+            "Commands run in a sandbox on the user's machine. They can write everywhere, as far as \
+             a file's owner and mode let them; all of it is kept with this session and none of it \
+             changes the machine."
+                .to_owned(),
+        ],
+    };
+    remarks.extend([
         "Each command has process ids of its own: another command's processes, background commands \
          included, are not seen and cannot be signalled by it."
             .to_owned(),
-        "A directory that was in the workspace from the beginning cannot be renamed with rename(2) \
+        "A directory that was there from the beginning cannot be renamed with rename(2) \
          alone (EXDEV); mv copies it instead and works."
             .to_owned(),
-    ];
+    ]);
     if config.network == Network::None {
         remarks.push(
             "There is no network but this sandbox's own loopback: downloads fail, servers on \

@@ -17,7 +17,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::debug;
 
 use crate::changes::change_set;
-use crate::config::SandboxConfig;
+use crate::config::{SandboxConfig, SandboxView};
 use crate::description::describe;
 use crate::diagnosis::explain;
 use crate::helper;
@@ -145,6 +145,11 @@ impl Inner {
         self.background.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether there is a change set.
+    pub(crate) fn is_tracked(&self) -> bool {
+        self.config.view == SandboxView::Workspace
+    }
+
     fn used(&self) -> MutexGuard<'_, Option<UsedSession>> {
         self.session.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -202,11 +207,11 @@ impl Inner {
     pub(crate) async fn end_session(self: &Arc<Self>) -> Result<(), String> {
         let Some(standing) = self.standing.lock().await.take() else { return Ok(()) };
         standing.ending.cancel();
-        let workspace = self.config.workspace.root.clone();
+        let tracked = self.is_tracked().then(|| self.config.workspace.root.clone());
         let ended = blocking(move || {
             standing.session.end();
             let session = standing.stored().take();
-            session.map(|session| give_back(session, &standing.session, &workspace))
+            session.map(|session| give_back(session, &standing.session, tracked.as_deref()))
         });
         match ended.await {
             Ok(Some(Ok(SessionEnd::Kept(summary)))) => {
@@ -222,13 +227,15 @@ impl Inner {
     }
 }
 
-/// Counts what a session holds and ends its use.
+/// Ends the use of a session, and counts before what it holds of a workspace whose changes are tracked.
 fn give_back(
     stored: OpenSession,
     session: &Session,
-    workspace: &std::path::Path,
+    workspace: Option<&std::path::Path>,
 ) -> Result<SessionEnd, SessionError> {
-    if stored.holds_anything().unwrap_or(true) {
+    if let Some(workspace) = workspace
+        && stored.holds_anything().unwrap_or(true)
+    {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let lower = rustix::fs::open(workspace, flags, Mode::empty());
         let counted = lower

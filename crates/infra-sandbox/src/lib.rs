@@ -22,6 +22,7 @@ mod files;
 mod helper;
 mod hook;
 mod layers;
+mod mount_points;
 #[cfg(test)]
 mod mounted;
 mod paths;
@@ -42,9 +43,10 @@ mod spec;
 mod store;
 mod system;
 mod toolchains;
+mod whole;
 
 pub use changes::{DetailedChange, DetailedChangeSet, FileFacts, LineChanges};
-pub use config::{AddedAccess, AddedDirectory, SandboxConfig, SandboxLimits};
+pub use config::{AddedAccess, AddedDirectory, SandboxConfig, SandboxLimits, SandboxView};
 pub use environment::{SandboxEnvironment, SessionOrigin, UsedSession};
 pub use hook::{HelperProgram, sandbox_hook};
 pub use layers::Layers;

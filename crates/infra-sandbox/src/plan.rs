@@ -10,15 +10,16 @@ use std::path::{Path, PathBuf};
 use forge_domain::{EnvironmentError, EnvironmentKind, EnvironmentVariable, Network};
 use rustix::fs::{Mode, OFlags};
 
-use crate::config::{AddedAccess, SandboxConfig};
+use crate::config::{AddedAccess, SandboxConfig, SandboxView};
+use crate::mount_points::MountPoints;
 use crate::secrets::{self, HiddenPaths};
 use crate::spec::{
-    AddedDirectory, LayeredTree, LimitsSpec, NetworkSpec, RawPath, SessionSpec, Upper, View,
-    ViewKind,
+    Access, LimitsSpec, NetworkSpec, RawPath, Root, SessionSpec, Shown, Upper, View,
 };
 use crate::store::OpenSession;
 use crate::system;
 use crate::toolchains::{self, ToolchainAccess, ToolchainInput};
+use crate::whole;
 
 /// The home directory inside.
 pub(crate) const HOME: &str = "/home/forge";
@@ -42,7 +43,7 @@ pub(crate) fn plan(
     session: &OpenSession,
 ) -> Result<Plan, EnvironmentError> {
     let workspace = &config.workspace.root;
-    refuse_nested_mounts(workspace)?;
+    let mounts = MountPoints::read();
     let system = system::view();
     let toolchains = toolchains::plan(&ToolchainInput {
         variables: &config.toolchain_variables,
@@ -51,54 +52,61 @@ pub(crate) fn plan(
         state: &config.state_directory,
         system: &system.trees,
     });
-    let hidden =
-        hidden(config).map_err(|error| unavailable("the workspace cannot be read", error))?;
     let scratch_bytes = scratch_bytes(config);
-
-    let mut masks: Vec<RawPath> = system.masks.into_iter().map(RawPath::from).collect();
-    let paths = hidden.files.iter().chain(&hidden.directories);
-    masks.extend(paths.map(|path| RawPath::from(workspace.join(path))));
-    let mut trees: Vec<RawPath> = system.trees.into_iter().map(RawPath::from).collect();
-    let mut layered = Vec::new();
+    let mut masks = system.masks;
     let mut links = system.links;
-    for tree in toolchains.trees {
-        match tree.access {
-            ToolchainAccess::ReadOnly => trees.push(tree.path.into()),
-            ToolchainAccess::ThrowAway => layered.push(LayeredTree {
-                path: tree.path.into(),
-                upper: Upper::Memory { max_bytes: scratch_bytes },
-            }),
-        }
-        masks.extend(tree.masks.into_iter().map(RawPath::from));
-    }
+    masks.extend(toolchains.trees.iter().flat_map(|tree| tree.masks.iter().cloned()));
     links.extend(toolchains.links);
-    if let Some(git) = outside_git_directory(workspace) {
-        let upper = session
-            .outside_layer()
-            .map_err(|error| unavailable("the session's layer for git cannot be made", error))?;
-        layered.push(LayeredTree { path: git.into(), upper });
-    }
-    let mut added: Vec<AddedDirectory> = config
-        .added
-        .iter()
-        .map(|added| AddedDirectory {
-            source: added.source.clone().into(),
-            target: added.source.clone().into(),
-            writable: added.access == AddedAccess::ReadWrite,
-        })
-        .collect();
+
+    let (root, mut shown, hidden) = match config.view {
+        SandboxView::Workspace => {
+            refuse_nested_mounts(&mounts, workspace)?;
+            let hidden = hidden(config)
+                .map_err(|error| unavailable("the workspace cannot be read", error))?;
+            let paths = hidden.files.iter().chain(&hidden.directories);
+            masks.extend(paths.map(|path| workspace.join(path)));
+            let mut shown: Vec<Shown> =
+                system.trees.into_iter().map(|path| show(path, Access::ReadOnly)).collect();
+            shown.extend(toolchains.trees.into_iter().map(|tree| match tree.access {
+                ToolchainAccess::ReadOnly => show(tree.path, Access::Apart),
+                ToolchainAccess::ThrowAway => {
+                    show(tree.path, Access::Layered(Upper::Memory { max_bytes: scratch_bytes }))
+                }
+            }));
+            if let Some(git) = outside_git_directory(workspace) {
+                let upper = session.outside_layer().map_err(|error| {
+                    unavailable("the session's layer for git cannot be made", error)
+                })?;
+                shown.push(show(git, Access::Layered(upper)));
+            }
+            let root =
+                Root::Listed { workspace: workspace.clone().into(), upper: session.upper_layer() };
+            (root, shown, hidden)
+        }
+        SandboxView::WholeRoot => {
+            let trees = system.trees.into_iter();
+            let trees = trees.chain(toolchains.trees.into_iter().map(|tree| tree.path));
+            let whole = whole::plan(trees, &mounts, session)
+                .map_err(|error| unavailable("the session's root cannot be made", error))?;
+            (whole.root, whole.shown, HiddenPaths::default())
+        }
+    };
+    shown.extend(config.added.iter().map(|added| {
+        let access = match added.access {
+            AddedAccess::ReadWrite => Access::ReadWrite,
+            AddedAccess::ReadOnly if added.source.is_dir() => Access::Apart,
+            AddedAccess::ReadOnly => Access::ReadOnly,
+        };
+        show(added.source.clone(), access)
+    }));
     if config.network == Network::Full {
-        added.extend(resolver(&trees));
+        shown.extend(resolver(&shown));
     }
     let view = View {
-        kind: ViewKind::Listed,
-        workspace: workspace.clone().into(),
-        upper: session.upper_layer(),
-        trees,
-        layered,
+        root,
+        shown,
         links: links.into_iter().map(|(path, target)| (path.into(), target.into())).collect(),
-        masks,
-        added,
+        masks: masks.into_iter().map(RawPath::from).collect(),
         home: HOME.into(),
         scratch_bytes,
     };
@@ -127,11 +135,14 @@ fn unavailable(reason: &str, source: io::Error) -> EnvironmentError {
     }
 }
 
+fn show(path: PathBuf, access: Access) -> Shown {
+    Shown { path: path.into(), access }
+}
+
 /// What an overlay shows of its lower layer is one file system: what is mounted beneath would be
 /// missing from it, silently.
-fn refuse_nested_mounts(workspace: &Path) -> Result<(), EnvironmentError> {
-    let mounts = fs::read("/proc/self/mountinfo").unwrap_or_default();
-    match nested_mount(&mounts, workspace) {
+fn refuse_nested_mounts(mounts: &MountPoints, workspace: &Path) -> Result<(), EnvironmentError> {
+    match mounts.beneath(workspace) {
         None => Ok(()),
         Some(mount) => Err(EnvironmentError::Unavailable {
             environment: EnvironmentKind::Sandbox,
@@ -143,36 +154,6 @@ fn refuse_nested_mounts(workspace: &Path) -> Result<(), EnvironmentError> {
             source: None,
         }),
     }
-}
-
-/// A mount point strictly beneath a directory, in the lines of mountinfo (proc_pid_mountinfo(5)).
-fn nested_mount(mountinfo: &[u8], directory: &Path) -> Option<PathBuf> {
-    mountinfo.split(|byte| *byte == b'\n').find_map(|line| {
-        let point = line.split(|byte| *byte == b' ').nth(4)?;
-        let path = PathBuf::from(OsString::from_vec(unescaped(point)));
-        (path != directory && path.starts_with(directory)).then_some(path)
-    })
-}
-
-/// Octal escapes of white space and backslashes.
-fn unescaped(text: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((first, after)) = rest.split_first() {
-        let digits = (*first == b'\\').then(|| after.get(..3)).flatten();
-        let code = digits.and_then(|digits| std::str::from_utf8(digits).ok());
-        match code.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &after[3..];
-            }
-            None => {
-                bytes.push(*first);
-                rest = after;
-            }
-        }
-    }
-    bytes
 }
 
 fn hidden(config: &SandboxConfig) -> io::Result<HiddenPaths> {
@@ -211,13 +192,10 @@ fn outside_git_directory(workspace: &Path) -> Option<PathBuf> {
 }
 
 /// The file that names are resolved with, where `/etc/resolv.conf` leads to one that is not shown.
-fn resolver(trees: &[RawPath]) -> Option<AddedDirectory> {
+fn resolver(shown: &[Shown]) -> Option<Shown> {
     let real = Path::new("/etc/resolv.conf").canonicalize().ok()?;
-    if trees.iter().any(|tree| real.starts_with(tree.as_path())) {
-        return None;
-    }
-    let source = RawPath::from(real);
-    Some(AddedDirectory { target: source.clone(), source, writable: false })
+    let is_shown = shown.iter().any(|shown| real.starts_with(shown.path.as_path()));
+    (!is_shown).then(|| show(real, Access::ReadOnly))
 }
 
 fn environment(
@@ -259,17 +237,6 @@ mod tests {
     use pretty_assertions::assert_eq;
 
     use super::*;
-
-    #[test]
-    fn a_mount_beneath_the_workspace_is_found() {
-        let line = |point: &str| format!("36 35 98:0 / {point} rw,noatime - ext3 /dev/root rw\n");
-        let of = |points: &[&str]| {
-            let lines: String = points.iter().map(|point| line(point)).collect();
-            nested_mount(lines.as_bytes(), Path::new("/work/a b"))
-        };
-        assert_eq!(of(&["/", "/work", "/work/a\\040b", "/work/a\\040bc"]), None);
-        assert_eq!(of(&["/", "/work/a\\040b/data"]), Some(PathBuf::from("/work/a b/data")));
-    }
 
     #[test]
     fn the_shared_git_directory_of_a_worktree_is_found() {

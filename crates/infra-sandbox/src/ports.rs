@@ -301,6 +301,9 @@ impl Describe for SandboxEnvironment {
 impl Changes for SandboxEnvironment {
     async fn changes(&self) -> Result<ChangeSet, ChangesError> {
         let _call = self.inner.enter().await?;
+        if !self.inner.is_tracked() {
+            return Err(ChangesError::NotTracked { environment: EnvironmentKind::Sandbox });
+        }
         let standing = self.inner.standing().await?;
         let root = self.inner.config.workspace.root.clone();
         let changes = blocking(move || {

@@ -9,7 +9,8 @@ use crate::hook::HelperProgram;
 use crate::layers::Layers;
 use crate::session::{Session, StartError};
 use crate::spec::{
-    LimitsSpec, NetworkSpec, RawPath, SessionFacts, SessionSpec, SetupStage, Upper, View, ViewKind,
+    Access, LimitsSpec, NetworkSpec, RawPath, Root, SessionFacts, SessionSpec, SetupStage, Shown,
+    Upper, View,
 };
 use crate::system;
 
@@ -198,17 +199,13 @@ fn try_session(state: &Path, program: &HelperProgram) -> Result<SessionFacts, Tr
     }
     let [workspace, upper, work] = names.map(RawPath::from);
     let system = system::view();
-    let paths = |paths: Vec<PathBuf>| paths.into_iter().map(RawPath::from).collect();
+    let show = |path: PathBuf| Shown { path: path.into(), access: Access::ReadOnly };
     let spec = SessionSpec {
         view: View {
-            kind: ViewKind::Listed,
-            workspace,
-            upper: Upper::Directories { upper, work },
-            trees: paths(system.trees),
-            layered: Vec::new(),
+            root: Root::Listed { workspace, upper: Upper::Directories { upper, work } },
+            shown: system.trees.into_iter().map(show).collect(),
             links: system.links.into_iter().map(|(path, to)| (path.into(), to.into())).collect(),
-            masks: paths(system.masks),
-            added: Vec::new(),
+            masks: system.masks.into_iter().map(RawPath::from).collect(),
             home: crate::plan::HOME.into(),
             scratch_bytes: 16 * 1024 * 1024,
         },

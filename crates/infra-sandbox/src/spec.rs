@@ -52,57 +52,65 @@ pub(crate) struct SessionSpec {
 /// What the session sees.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct View {
-    pub(crate) kind: ViewKind,
-    /// The workspace, on the host and inside.
-    pub(crate) workspace: RawPath,
-    /// Where its changes go.
-    pub(crate) upper: Upper,
-    /// Host directories that are shown read-only at the same path.
-    pub(crate) trees: Vec<RawPath>,
-    /// Host directories with a writable layer of their own over them.
-    pub(crate) layered: Vec<LayeredTree>,
+    pub(crate) root: Root,
+    /// What of the host is there.
+    pub(crate) shown: Vec<Shown>,
     /// Symlinks that are made: path, target.
     pub(crate) links: Vec<(RawPath, RawPath)>,
     /// Paths inside that are hidden, once everything is in place.
     pub(crate) masks: Vec<RawPath>,
-    /// Host directories and files that are shown as they are.
-    pub(crate) added: Vec<AddedDirectory>,
     /// The home directory inside.
     pub(crate) home: RawPath,
-    /// How large each of `/tmp`, `/dev/shm` and the home directory may become.
+    /// How large each of `/tmp`, `/dev/shm` and the home directory may become, where they are in memory.
     pub(crate) scratch_bytes: u64,
 }
 
 /// How the root is laid out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum ViewKind {
-    /// What is listed and nothing else; of it, only the workspace keeps what is written.
-    Listed,
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Root {
+    /// What is shown and nothing else; of it, only the workspace keeps what is written.
+    Listed {
+        /// On the host and inside.
+        workspace: RawPath,
+        /// Where its changes go.
+        upper: Upper,
+    },
+    /// Every path can be written, and nothing of the host is. The workspace is the root.
+    Whole {
+        /// A directory of the host's with a directory `root` in it, for what is written beside that
+        /// which is shown.
+        upper: RawPath,
+    },
 }
 
-/// A host directory with a writable layer over it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct LayeredTree {
+/// Something of the host that is shown: a directory with all beneath it, or a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Shown {
     /// On the host and inside.
     pub(crate) path: RawPath,
-    pub(crate) upper: Upper,
+    pub(crate) access: Access,
+}
+
+/// How something is shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Access {
+    /// As it is, and not to be written.
+    ReadOnly,
+    /// Not to be written, and with pipes, sockets and locks of its own: a directory.
+    Apart,
+    /// As it is.
+    ReadWrite,
+    /// What is written goes elsewhere: a directory.
+    Layered(Upper),
 }
 
 /// Where changes go.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Upper {
     /// To these directories of the host.
     Directories { upper: RawPath, work: RawPath },
     /// To memory, until they are brought out. For file systems that cannot hold an upper layer.
     Memory { max_bytes: u64 },
-}
-
-/// A directory that the user added.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct AddedDirectory {
-    pub(crate) source: RawPath,
-    pub(crate) target: RawPath,
-    pub(crate) writable: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

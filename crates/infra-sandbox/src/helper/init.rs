@@ -13,11 +13,12 @@ use super::confine::{Confinement, Writable, landlock_abi};
 use super::keeper;
 use super::kernel::{self, Blocking, Fork, Waited};
 use super::launcher::{answer, failure};
-use super::root::{self, ProcMasks};
+use super::proc_masks::ProcMasks;
+use super::root;
 use crate::channel;
 use crate::layers::Layers;
 use crate::spec::{
-    NetworkSpec, SessionAnswer, SessionFacts, SessionSpec, SetupFailure, SetupStage, ViewKind,
+    NetworkSpec, SessionAnswer, SessionFacts, SessionSpec, SetupFailure, SetupStage,
 };
 
 /// The first kernel where `pid_max` is each pid namespace's own; before, it is the machine's.
@@ -94,10 +95,8 @@ fn set_up(spec: &SessionSpec, mut facts: SessionFacts) -> Result<Standing, Setup
         }
     }
     let (descriptors, writable) = if layers.mounts {
-        let entered = match spec.view.kind {
-            ViewKind::Listed => root::enter(&spec.view),
-        };
-        let entered = entered.map_err(|(stage, step, error)| failure(stage, step, &error))?;
+        let entered =
+            root::enter(&spec.view).map_err(|(stage, step, error)| failure(stage, step, &error))?;
         (vec![entered.workspace, entered.scratch, entered.upper], entered.writable)
     } else {
         host_view(spec).map_err(|error| failure(SetupStage::Mounts, "opening the host", &error))?
@@ -126,10 +125,11 @@ fn set_up(spec: &SessionSpec, mut facts: SessionFacts) -> Result<Standing, Setup
 /// The host's own file system, for a session whose mounts are switched off.
 fn host_view(spec: &SessionSpec) -> io::Result<(Vec<OwnedFd>, Writable)> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let workspace = open(spec.view.workspace.as_path(), flags, Mode::empty())?;
+    let path = root::workspace_of(&spec.view);
+    let workspace = open(path, flags, Mode::empty())?;
     let scratch = open("/tmp", flags, Mode::empty())?;
     let upper = workspace.try_clone()?;
-    let directories = vec![spec.view.workspace.as_path().to_path_buf()];
+    let directories = vec![path.to_path_buf()];
     let files = ["/dev/null", "/dev/zero", "/dev/full", "/dev/tty"];
     let files = files.into_iter().map(PathBuf::from).filter(|path| path.exists()).collect();
     Ok((vec![workspace, scratch, upper], Writable { directories, files }))

@@ -12,7 +12,7 @@ use rustix::fs::{Access, access};
 
 use super::init::Session;
 use super::kernel::{self, Blocking, Fork, Waited};
-use super::root;
+use super::proc_masks;
 use crate::spec::{CommandEvent, CommandRequest, CommandSpec, LaunchStage, REQUEST_BYTES};
 
 /// Where a program without a slash is looked for when the command has no `PATH`.
@@ -86,7 +86,7 @@ fn launch(
 ) -> Result<(i32, OwnedFd), Refusal> {
     let sandbox = |error| (LaunchStage::Sandbox, error);
     if session.layers.mounts {
-        root::fresh_proc(&session.proc_masks).map_err(sandbox)?;
+        proc_masks::fresh_proc(&session.proc_masks).map_err(sandbox)?;
     }
     let spec = read_command(command).map_err(sandbox)?;
     let signals = kernel::own(kernel::child_signals().map_err(sandbox)?);

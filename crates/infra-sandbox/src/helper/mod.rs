@@ -16,10 +16,12 @@ mod keeper;
 mod kernel;
 mod launcher;
 mod mounts;
+mod proc_masks;
 mod root;
 mod seccomp;
+mod shown;
 
 pub(crate) use init::kernel_version;
 
 pub(crate) use launcher::run;
-pub(crate) use root::SCRATCH;
+pub(crate) use root::{SCRATCH, WRITTEN};

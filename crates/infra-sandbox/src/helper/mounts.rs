@@ -29,6 +29,15 @@ pub(super) fn copy_of(path: &Path) -> io::Result<OwnedFd> {
     Ok(open_tree(CWD, path, flags)?)
 }
 
+/// A copy of the mount at a directory that is held, and of all beneath it.
+pub(super) fn copy_of_held(directory: &OwnedFd) -> io::Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_RECURSIVE
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    Ok(open_tree(directory, EMPTY, flags)?)
+}
+
 /// Restricts a mount and all beneath it.
 pub(super) fn restrict(mount: &OwnedFd, attributes: u64) -> io::Result<()> {
     let flags = libc::AT_EMPTY_PATH | libc::AT_RECURSIVE;
@@ -72,14 +81,21 @@ pub(super) fn terminals() -> io::Result<OwnedFd> {
     Ok(fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
 }
 
-/// An overlay of these directories, attached nowhere yet. They are named by descriptor, so that no
-/// path is resolved anew and no character of a path means anything to the kernel's parser.
-pub(super) fn overlay(lower: &OwnedFd, upper: &OwnedFd, work: &OwnedFd) -> io::Result<OwnedFd> {
+/// An overlay of these directories, the topmost first, attached nowhere yet. They are named by
+/// descriptor, so that no path is resolved anew and no character of a path means anything to the
+/// kernel's parser. Without an upper layer it cannot be written, and takes two lower ones at the least.
+pub(super) fn overlay(
+    lower: &[&OwnedFd],
+    upper_and_work: Option<(&OwnedFd, &OwnedFd)>,
+) -> io::Result<OwnedFd> {
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
     let by_descriptor = |fd: &OwnedFd| format!("/proc/self/fd/{}", fd.as_raw_fd());
-    fsconfig_set_string(context.as_fd(), "lowerdir", by_descriptor(lower))?;
-    fsconfig_set_string(context.as_fd(), "upperdir", by_descriptor(upper))?;
-    fsconfig_set_string(context.as_fd(), "workdir", by_descriptor(work))?;
+    let lower: Vec<String> = lower.iter().map(|fd| by_descriptor(fd)).collect();
+    fsconfig_set_string(context.as_fd(), "lowerdir", lower.join(":"))?;
+    if let Some((upper, work)) = upper_and_work {
+        fsconfig_set_string(context.as_fd(), "upperdir", by_descriptor(upper))?;
+        fsconfig_set_string(context.as_fd(), "workdir", by_descriptor(work))?;
+    }
     fsconfig_set_flag(context.as_fd(), "userxattr")?;
     finish(&context)
 }
@@ -116,6 +132,10 @@ pub(super) fn make_directories(root: impl AsFd, path: &Path) -> io::Result<()> {
 pub(super) fn make_file(root: impl AsFd, path: &Path) -> io::Result<()> {
     if let Some(parent) = path.parent() {
         make_directories(root.as_fd(), parent)?;
+    }
+    // One that is there is not opened for writing: in an overlay that would copy it.
+    if rustix::fs::statat(root.as_fd(), path, rustix::fs::AtFlags::SYMLINK_NOFOLLOW).is_ok() {
+        return Ok(());
     }
     let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     match rustix::fs::openat(root, path, flags, Mode::from_raw_mode(0o644)) {

@@ -71,7 +71,7 @@ pub(super) fn take(directory: &Path) -> Result<File, NotLocked> {
 /// between its fork and its exec, and by closing it is given back with the last copy (flock(2)).
 pub(super) fn release(lock: &File) {
     // Should it fail, closing does it.
-    drop(flock(lock, FlockOperation::Unlock));
+    let _unchecked = flock(lock, FlockOperation::Unlock);
 }
 
 /// Whether somebody has the session in a directory locked.

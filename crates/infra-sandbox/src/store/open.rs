@@ -227,6 +227,11 @@ impl OpenSession {
         self.layer(LAYERS[0])
     }
 
+    /// Where a session keeps all that it writes, and a directory for the kernel's own use beside it.
+    pub(crate) fn layers(&self) -> (PathBuf, PathBuf) {
+        (self.directory.join(LAYERS[0].0), self.directory.join(LAYERS[0].1))
+    }
+
     /// The layer for a git directory outside of the workspace, made if it is not there.
     pub(crate) fn outside_layer(&self) -> io::Result<Upper> {
         for name in [LAYERS[1].0, LAYERS[1].1] {
