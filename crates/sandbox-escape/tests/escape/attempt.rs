@@ -71,6 +71,11 @@ impl Attempt {
         Self { second_locks: &[Column::WithoutLandlock, Column::LandlockAlone], ..self }
     }
 
+    /// It holds by mounts alone.
+    pub(crate) fn holds_without_landlock(self) -> Self {
+        Self { second_locks: &[Column::WithoutLandlock], ..self }
+    }
+
     pub(crate) fn unless(self, lack: fn() -> Option<&'static str>) -> Self {
         Self { lack, ..self }
     }

@@ -5,23 +5,9 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use crate::attempt::Attempt;
-use crate::network::by_path;
 
 pub(crate) fn gaps() -> Vec<Attempt> {
     vec![
-        // A lock takes no more than reading: what the user shares can be kept from its writers.
-        Attempt::new("lock_a_shared_file", "own", |stage| {
-            let path = stage.file(&stage.shared().join("lock"), "");
-            let judge = crate::host::cannot_lock(path.clone());
-            stage.trial("lock", [path]).judged(judge).with_shared(stage)
-        }),
-        // A mount that is read-only does not stop a connection (`sandbox.md`, design, 5).
-        Attempt::new("connect_to_a_shared_socket", "23", |stage| {
-            let path = stage.shared().join("service.sock");
-            by_path(stage, path).with_shared(stage)
-        })
-        // From this version on, Landlock refuses the connection.
-        .unless(|| (crate::host::landlock_version() >= 9).then_some("this kernel closes it")),
         // The upper layer is in a directory that nobody else may enter, and applying strips it.
         Attempt::new("make_a_set_user_id_file", "35", |stage| {
             let host = stage.project().join("planted");

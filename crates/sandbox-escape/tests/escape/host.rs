@@ -243,12 +243,3 @@ pub(crate) fn kernel_log_word() -> String {
     let line = text.lines().rev().nth(1).unwrap_or_default();
     line.rsplit("] ").next().unwrap_or_default().to_owned()
 }
-
-/// The version of Landlock that the kernel has; 0 for none (landlock_create_ruleset(2)).
-pub(crate) fn landlock_version() -> i64 {
-    let ask_for_version = 1;
-    // SAFETY: with this flag the kernel takes no structure.
-    let version =
-        unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, 0_usize, 0, ask_for_version) };
-    version.max(0)
-}

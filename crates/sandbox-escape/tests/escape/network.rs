@@ -149,12 +149,27 @@ fn reaching() -> Vec<Attempt> {
             pipe(stage, path)
         })
         .two_locks(),
-        // A mount that is read-only does not stop it: Landlock alone does.
+        // A mount that is read-only stops none of these three: what is shown is an overlay, whose pipes,
+        // sockets and locks are its own.
         Attempt::new("write_into_a_shared_pipe", "9", |stage| {
             let path = stage.shared().join("pipe");
             pipe(stage, path).with_shared(stage)
         })
-        .unless(crate::stage::beneath_tmp),
+        .allowed_inside()
+        .holds_without_landlock(),
+        Attempt::new("connect_to_a_shared_socket", "23", |stage| {
+            let path = stage.shared().join("service.sock");
+            by_path(stage, path).with_shared(stage)
+        })
+        .holds_without_landlock(),
+        // A lock takes no more than reading: what the user shares could be kept from its writers.
+        Attempt::new("lock_a_shared_file", "own", |stage| {
+            let path = stage.file(&stage.shared().join("lock"), "");
+            let judge = crate::host::cannot_lock(path.clone());
+            stage.trial("lock", [path]).judged(judge).with_shared(stage)
+        })
+        .allowed_inside()
+        .holds_without_landlock(),
         Attempt::new("write_into_a_pipe_of_the_workspace", "own", |stage| {
             let path = stage.project().join("pipe");
             pipe(stage, path)

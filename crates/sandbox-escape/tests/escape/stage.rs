@@ -23,20 +23,9 @@ pub(crate) fn set_program(path: PathBuf) {
     PROGRAM.get_or_init(|| path);
 }
 
-/// Says where stages are made. Once, before the first stage. Beneath `/tmp`, which commands may write,
-/// Landlock is no second lock for what is added to the view.
+/// Says where stages are made. Once, before the first stage.
 pub(crate) fn set_base(path: PathBuf) {
     BASE.get_or_init(|| path);
-}
-
-fn base() -> &'static Path {
-    BASE.get().unwrap()
-}
-
-pub(crate) fn beneath_tmp() -> Option<&'static str> {
-    let base = base().canonicalize().unwrap();
-    let beneath = ["/tmp", "/var/tmp", "/dev/shm"].iter().any(|path| base.starts_with(path));
-    beneath.then_some("the stage is beneath /tmp")
 }
 
 pub(crate) fn program() -> &'static Path {
@@ -71,8 +60,10 @@ impl Stage {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let clock = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
         let mark = format!("{:x}-{number}-{:x}", std::process::id(), clock.subsec_nanos());
-        let directory =
-            tempfile::Builder::new().prefix("forge-escape-").tempdir_in(base()).unwrap();
+        let directory = tempfile::Builder::new()
+            .prefix("forge-escape-")
+            .tempdir_in(BASE.get().unwrap())
+            .unwrap();
         for name in ["project", "home", "shared", "state"] {
             fs::create_dir(directory.path().join(name)).unwrap();
         }
