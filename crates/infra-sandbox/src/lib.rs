@@ -10,6 +10,7 @@
 
 #![cfg(target_os = "linux")]
 
+mod archive;
 mod beneath;
 mod changes;
 mod channel;

@@ -16,16 +16,16 @@ use crate::paths::{file_type, stat_entry};
 const NAMES_AT_ONCE: usize = 15;
 
 /// The overlay's marks in a layer that was mounted with `userxattr`.
-const OPAQUE: &str = "user.overlay.opaque";
+pub(crate) const OPAQUE: &str = "user.overlay.opaque";
 const WHITEOUT: &str = "user.overlay.whiteout";
 
 /// A directory of a layer, held.
 #[derive(Debug)]
-pub(super) struct Directory(OwnedFd);
+pub(crate) struct Directory(OwnedFd);
 
 impl Directory {
     /// Opens a directory beneath the root of a layer; `None` where there is none.
-    pub(super) fn open(root: BorrowedFd<'_>, path: &Path) -> io::Result<Option<Self>> {
+    pub(crate) fn open(root: BorrowedFd<'_>, path: &Path) -> io::Result<Option<Self>> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW;
         let names: Vec<&OsStr> = path.iter().collect();
         let mut at = beneath::open(root, ".", flags, Mode::empty())?;
@@ -42,7 +42,7 @@ impl Directory {
 
     /// The names in it, in byte order. One that may not be read, as a command may have made it, is
     /// opened for us first and closed again.
-    pub(super) fn names(&self) -> io::Result<Vec<OsString>> {
+    pub(crate) fn names(&self) -> io::Result<Vec<OsString>> {
         let entries = match read_directory(&self.0) {
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 self.names_of_closed()?
@@ -65,7 +65,7 @@ impl Directory {
     }
 
     /// What is known of an entry; `None` where there is none.
-    pub(super) fn stat(&self, name: &OsStr) -> io::Result<Option<Statx>> {
+    pub(crate) fn stat(&self, name: &OsStr) -> io::Result<Option<Statx>> {
         match stat_entry(&self.0, name) {
             Ok(stat) => Ok(Some(stat)),
             Err(error) if is_absent(&error) => Ok(None),
@@ -82,27 +82,44 @@ impl Directory {
     }
 
     /// Opens a regular file in it for reading, without waiting for anything.
-    pub(super) fn open_file(&self, name: &OsStr) -> io::Result<std::fs::File> {
+    pub(crate) fn open_file(&self, name: &OsStr) -> io::Result<std::fs::File> {
         crate::files::open_file(&self.0, name)
     }
 
+    /// Opens a regular file in it, also one that may not be read: for us first, and it is closed again.
+    pub(crate) fn open_for_reading(&self, name: &OsStr) -> io::Result<std::fs::File> {
+        match self.open_file(name) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+            other => return other,
+        }
+        let flags = OFlags::PATH | OFlags::NOFOLLOW;
+        let held = beneath::open(&self.0, Path::new(name), flags, Mode::empty())?;
+        let mode = Mode::from_raw_mode(rustix::fs::fstat(&held)?.st_mode & 0o7777);
+        // By this name of our own descriptor it is this very file.
+        let own = format!("/proc/self/fd/{}", held.as_raw_fd());
+        rustix::fs::chmod(&own, mode | Mode::RUSR)?;
+        let file = self.open_file(name);
+        rustix::fs::chmod(&own, mode)?;
+        file
+    }
+
     /// Where a symlink in it points.
-    pub(super) fn link_target(&self, name: &OsStr) -> io::Result<Vec<u8>> {
+    pub(crate) fn link_target(&self, name: &OsStr) -> io::Result<Vec<u8>> {
         Ok(rustix::fs::readlinkat(&self.0, name, Vec::new())?.into_bytes())
     }
 
     /// Whether the overlay shows nothing of the lower layer's directory beneath it.
-    pub(super) fn is_opaque(&self) -> bool {
+    pub(crate) fn is_opaque(&self) -> bool {
         self.mark(OPAQUE).as_deref() == Some(b"y")
     }
 
     /// Whether it may hold white-outs that are no devices (overlayfs.rst, since Linux 6.7).
-    pub(super) fn may_hold_marks(&self) -> bool {
+    pub(crate) fn may_hold_marks(&self) -> bool {
         self.mark(OPAQUE).as_deref() == Some(b"x")
     }
 
     /// Whether an entry says that the lower layer's is gone.
-    pub(super) fn is_whiteout(&self, name: &OsStr, stat: &Statx, marks: bool) -> bool {
+    pub(crate) fn is_whiteout(&self, name: &OsStr, stat: &Statx, marks: bool) -> bool {
         match file_type(stat) {
             FileType::CharacterDevice => {
                 makedev(stat.stx_rdev_major, stat.stx_rdev_minor) == makedev(0, 0)
@@ -116,6 +133,11 @@ impl Directory {
             }
             _ => false,
         }
+    }
+
+    /// The directory itself.
+    pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 
     fn mark(&self, name: &str) -> Option<Vec<u8>> {

@@ -14,6 +14,7 @@ mod walk;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use layer::{Directory, OPAQUE as OPAQUE_MARK};
 pub use lines::LineChanges;
 pub(crate) use lines::line_changes;
 pub(crate) use walk::change_set;
