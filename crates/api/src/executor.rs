@@ -280,6 +280,15 @@ impl Lifecycle for Executor {
         }
     }
 
+    async fn checkpoint(&self) -> Result<(), EnvironmentError> {
+        match self {
+            #[cfg(target_os = "linux")]
+            Self::Sandbox(environment) => environment.checkpoint().await,
+            Self::Local(environment) => environment.checkpoint().await,
+            Self::Tensorlake(environment) => environment.checkpoint().await,
+        }
+    }
+
     async fn close(&self) -> Result<(), EnvironmentError> {
         match self {
             #[cfg(target_os = "linux")]

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use forge_domain::{
-    Description, Message, ModelError, ModelRequest, StopReason, ToolCall, ToolSchema, Usage,
+    Description, EnvironmentError, Message, ModelError, ModelRequest, StopReason, ToolCall,
+    ToolSchema, Usage,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
@@ -88,7 +89,13 @@ impl<'a> TurnLoop<'a> {
     pub(crate) async fn run(mut self, prompt: String) -> Result<TurnReport, TurnError> {
         let before = self.conversation.mark();
         self.conversation.push_user(prompt);
-        match self.steps().await {
+        let ended = self.steps().await;
+        let safe = match self.agent.environment.checkpoint().await {
+            // Closing has brought everything to safety.
+            Err(EnvironmentError::Closed { .. }) => Ok(()),
+            other => other,
+        };
+        match ended.and_then(|outcome| safe.map(|()| outcome).map_err(TurnError::from)) {
             Ok(outcome) => Ok(TurnReport {
                 outcome,
                 text: self.text,

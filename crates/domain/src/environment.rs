@@ -78,6 +78,16 @@ pub trait Lifecycle: Send + Sync {
     /// Dropping the future leaves nothing behind that [`Lifecycle::close`] does not end.
     async fn prepare(&self) -> Result<(), EnvironmentError>;
 
+    /// Brings to safety what would be lost were this process killed now. To be called at the end of each
+    /// turn. Changes nothing that can be seen in the environment, and makes none that is not there.
+    ///
+    /// # Errors
+    /// Something could not be brought to safety; nothing of it is lost yet.
+    ///
+    /// # Cancel safety
+    /// A dropped future leaves what was safe before as safe as it was.
+    async fn checkpoint(&self) -> Result<(), EnvironmentError>;
+
     /// Ends the environment: its background commands, running commands and scratch space.
     ///
     /// Idempotent: a second call, also one at the same moment, waits for the first and answers the

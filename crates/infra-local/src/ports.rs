@@ -198,6 +198,10 @@ impl Lifecycle for LocalEnvironment {
         self.inner.enter().await.map(drop)
     }
 
+    async fn checkpoint(&self) -> Result<(), EnvironmentError> {
+        self.inner.enter().await.map(drop)
+    }
+
     async fn close(&self) -> Result<(), EnvironmentError> {
         let closed = self.inner.closed.get_or_init(|| self.inner.close()).await;
         closed.clone().map_err(|reason| EnvironmentError::Unavailable {

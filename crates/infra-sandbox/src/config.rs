@@ -25,6 +25,8 @@ pub struct SandboxConfig {
     pub session: SessionChoice,
     /// What commands may write and keep. Default: [`SandboxView::Workspace`].
     pub view: SandboxView,
+    /// Where what the session writes is while it is used. Default: [`SessionMedium::Disk`].
+    pub medium: SessionMedium,
     /// Variables for commands, on top of the sandbox's own few. Default: none.
     pub environment: Vec<EnvironmentVariable>,
     /// The user's variables that tell where toolchains are, by the names in
@@ -64,6 +66,7 @@ impl SandboxConfig {
             state_directory: state_directory.into(),
             session: SessionChoice::Continue,
             view: SandboxView::Workspace,
+            medium: SessionMedium::Disk,
             environment: Vec::new(),
             toolchain_variables: Vec::new(),
             home: None,
@@ -90,6 +93,18 @@ pub enum SandboxView {
     /// The workspace is `/`; there is no change set, and no secret of a project is looked for. What the
     /// kernel shows (`/proc`, `/dev`) and what is hidden cannot be written.
     WholeRoot,
+}
+
+/// Where what a session writes is while it is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SessionMedium {
+    /// In the state directory; where its file system cannot hold a layer, in memory.
+    #[default]
+    Disk,
+    /// In memory. It is written to the state directory at each
+    /// [checkpoint](forge_domain::Lifecycle::checkpoint) and by
+    /// [`close`](forge_domain::Lifecycle::close), and what came after is lost where neither happens.
+    Memory,
 }
 
 /// A directory of the host that commands see besides the workspace.

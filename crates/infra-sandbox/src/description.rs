@@ -4,9 +4,9 @@ use forge_domain::{
     Capabilities, ChangeTracking, Description, EnvironmentKind, Limit, Network, Persistence,
 };
 
-use crate::config::{AddedAccess, SandboxConfig, SandboxView};
+use crate::config::{AddedAccess, SandboxConfig, SandboxView, SessionMedium};
 use crate::helper;
-use crate::plan::HOME;
+use crate::plan::{HOME, scratch_bytes};
 use crate::secrets::HiddenPaths;
 use crate::spec::SessionFacts;
 
@@ -18,6 +18,7 @@ pub(crate) fn describe(
     config: &SandboxConfig,
     facts: SessionFacts,
     hidden: &HiddenPaths,
+    medium: SessionMedium,
 ) -> Description {
     let system = rustix::system::uname();
     let operating_system =
@@ -33,7 +34,7 @@ pub(crate) fn describe(
         scratch: helper::SCRATCH.into(),
         persistence: Persistence::Session,
         network: config.network,
-        limits: limits(config, facts),
+        limits: limits(config, facts, medium),
         remarks: remarks(config, hidden),
         capabilities: Capabilities {
             change_tracking: match config.view {
@@ -47,7 +48,7 @@ pub(crate) fn describe(
 }
 
 /// The limits that hold, no others.
-fn limits(config: &SandboxConfig, facts: SessionFacts) -> Vec<Limit> {
+fn limits(config: &SandboxConfig, facts: SessionFacts, medium: SessionMedium) -> Vec<Limit> {
     let mut limits = Vec::new();
     let wanted = &config.limits;
     if !config.layers.limits {
@@ -67,7 +68,10 @@ fn limits(config: &SandboxConfig, facts: SessionFacts) -> Vec<Limit> {
     if let Some(bytes) = wanted.file_bytes {
         limits.push(Limit::FileBytes(bytes));
     }
-    limits.push(Limit::DiskBytes(wanted.disk_bytes));
+    limits.push(Limit::DiskBytes(match medium {
+        SessionMedium::Disk => wanted.disk_bytes,
+        SessionMedium::Memory => scratch_bytes(config).min(wanted.disk_bytes),
+    }));
     limits.push(Limit::OpenFiles(wanted.open_files));
     limits
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use forge_domain::{EnvironmentError, EnvironmentKind};
 
+use crate::config::SessionMedium;
 use crate::session::StartError;
 use crate::spec::SetupStage;
 
@@ -17,13 +18,17 @@ pub(crate) const OLDEST_KERNEL: (u32, u32) = (5, 13);
 
 /// Turns a failed start into the error that the user sees: what failed, why as far as it can be known,
 /// and the remedy.
-pub(crate) fn explain(error: StartError) -> EnvironmentError {
+pub(crate) fn explain(error: StartError, medium: SessionMedium) -> EnvironmentError {
     let reason = match &error {
         StartError::NoHelper => "the embedding program has not set it up".to_owned(),
         StartError::Spawn(_) => "its helper process cannot be started".to_owned(),
         StartError::Silent(_) => "its helper process ended without an answer".to_owned(),
         StartError::Setup(failure, source) => {
-            let cause = Cause::of(failure.stage, source, &Machine::read());
+            let cause = match Cause::of(failure.stage, source, &Machine::read()) {
+                // Memory can hold a layer, so it is not that.
+                Cause::FileSystem if medium == SessionMedium::Memory => Cause::WorkspaceFileSystem,
+                cause => cause,
+            };
             format!("{}; {ALTERNATIVES}", cause.remedy())
         }
     };
@@ -49,6 +54,8 @@ pub(crate) enum Cause {
     Container,
     /// The state directory's file system cannot hold the upper layer of an overlay.
     FileSystem,
+    /// The workspace's file system cannot be the lower layer of an overlay.
+    WorkspaceFileSystem,
     /// None of these.
     Unknown,
 }
@@ -158,6 +165,10 @@ impl Cause {
             Self::FileSystem => {
                 "the file system of the state directory cannot hold what a session writes: name a \
                  directory on another one with FORGE_STATE_DIR"
+            }
+            Self::WorkspaceFileSystem => {
+                "the file system of the workspace cannot be shown through an overlay: work in a copy \
+                 of the project on another one"
             }
             Self::Unknown => "`forge doctor` shows what this machine allows",
         }

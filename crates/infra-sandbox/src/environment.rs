@@ -17,15 +17,17 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::debug;
 
 use crate::changes::change_set;
-use crate::config::{SandboxConfig, SandboxView};
+use crate::config::{SandboxConfig, SandboxView, SessionMedium};
 use crate::description::describe;
-use crate::diagnosis::explain;
+use crate::diagnosis::{Cause, Machine, explain};
 use crate::helper;
 use crate::paths::{Tree, Trees};
-use crate::plan::{Plan, plan};
+use crate::plan::{Plan, plan, scratch_bytes};
 use crate::quota::Quota;
-use crate::session::Session;
-use crate::store::{OpenSession, SessionEnd, SessionError, SessionStore, StoredSummary};
+use crate::session::{Session, StartError};
+use crate::store::{
+    LayerPlace, OpenSession, SessionEnd, SessionError, SessionStore, StoredSummary,
+};
 
 /// The embedded sandbox as an environment. Clones share one; nothing is made before the first use.
 ///
@@ -77,6 +79,8 @@ pub struct UsedSession {
     pub id: SessionId,
     /// Whether it held something before.
     pub origin: SessionOrigin,
+    /// Where what it writes is while it is used.
+    pub medium: SessionMedium,
     /// What it held when the environment was closed; `None` before, where it holds nothing and is
     /// gone, and where it could not be counted.
     pub kept: Option<StoredSummary>,
@@ -114,6 +118,7 @@ pub(crate) struct Standing {
     pub(crate) environment: Vec<OsString>,
     pub(crate) description: Description,
     pub(crate) quota: Quota,
+    pub(crate) medium: SessionMedium,
     /// Cancelled when this session ends, before the environment perhaps.
     pub(crate) ending: CancellationToken,
     /// Given back to the store at the end.
@@ -168,12 +173,13 @@ impl Inner {
         let before = self.used().as_ref().map(|used| used.id.clone());
         let made = blocking(move || Standing::make(&config, before)).await??;
         let (standing, origin) = made.start();
+        let medium = standing.medium;
         let standing = Arc::new(standing);
         {
             let mut used = self.used();
             let id = standing.id();
             if let (None, Some(id)) = (&*used, id) {
-                *used = Some(UsedSession { id, origin, kept: None });
+                *used = Some(UsedSession { id, origin, medium, kept: None });
             }
         }
         *slot = Some(Arc::clone(&standing));
@@ -203,6 +209,12 @@ impl Inner {
         .await?
     }
 
+    /// Writes down what is in memory only.
+    pub(crate) async fn checkpoint(self: &Arc<Self>) -> Result<(), EnvironmentError> {
+        let Some(standing) = self.standing.lock().await.clone() else { return Ok(()) };
+        blocking(move || standing.save()).await?.map_err(store_error)
+    }
+
     /// Ends the session for good and gives it back to the store.
     pub(crate) async fn end_session(self: &Arc<Self>) -> Result<(), String> {
         let Some(standing) = self.standing.lock().await.take() else { return Ok(()) };
@@ -210,8 +222,10 @@ impl Inner {
         let tracked = self.is_tracked().then(|| self.config.workspace.root.clone());
         let ended = blocking(move || {
             standing.session.end();
-            let session = standing.stored().take();
-            session.map(|session| give_back(session, &standing.session, tracked.as_deref()))
+            let saved = standing.save();
+            let session = standing.stored().take()?;
+            let ended = give_back(session, &standing.session, tracked.as_deref());
+            Some(saved.and(ended))
         });
         match ended.await {
             Ok(Some(Ok(SessionEnd::Kept(summary)))) => {
@@ -269,6 +283,18 @@ pub(crate) async fn blocking<T: Send + 'static>(
     }
 }
 
+/// Why no session stands.
+enum NotStarted {
+    Planned(EnvironmentError),
+    Refused(StartError),
+}
+
+impl From<StartError> for NotStarted {
+    fn from(error: StartError) -> Self {
+        Self::Refused(error)
+    }
+}
+
 /// A session that stands and is not looked after yet: that takes a runtime.
 struct Made {
     session: Arc<Session>,
@@ -276,6 +302,7 @@ struct Made {
     trees: Trees,
     environment: Vec<OsString>,
     description: Description,
+    medium: SessionMedium,
     max_disk_bytes: u64,
     limited: bool,
 }
@@ -286,24 +313,39 @@ impl Standing {
         let choice =
             before.map_or_else(|| config.session.clone(), crate::store::SessionChoice::Named);
         let stored = store.open(&config.workspace.root, &choice).map_err(store_error)?;
-        let started = plan(config, &stored).and_then(|plan| {
+        let start = |place| -> Result<(Plan, Session), NotStarted> {
+            let plan = plan(config, &stored, place).map_err(NotStarted::Planned)?;
             let lock = stored.share_lock();
-            let session = Session::start(&config.helper, &plan.spec, lock).map_err(explain)?;
+            let session = Session::start(&config.helper, &plan.spec, lock)?;
             Ok((plan, session))
-        });
+        };
+        let memory = LayerPlace::Memory { max_bytes: scratch_bytes(config) };
+        let in_memory = config.medium == SessionMedium::Memory || stored.has_archives();
+        let mut medium = if in_memory { SessionMedium::Memory } else { SessionMedium::Disk };
+        let mut started = start(if in_memory { memory } else { LayerPlace::Disk });
+        if let Err(NotStarted::Refused(StartError::Setup(failure, source))) = &started
+            && medium == SessionMedium::Disk
+            && config.view == SandboxView::Workspace
+            && Cause::of(failure.stage, source, &Machine::read()) == Cause::FileSystem
+        {
+            debug!(error = %source, "The state directory cannot hold a layer: it is in memory.");
+            medium = SessionMedium::Memory;
+            started = start(memory);
+        }
         let (Plan { environment, hidden, .. }, session) = match started {
             Ok(started) => started,
-            Err(error) => {
+            Err(not) => {
                 // One that was made for this leaves nothing behind.
                 drop(stored.end());
-                return Err(error);
+                return Err(match not {
+                    NotStarted::Planned(error) => error,
+                    NotStarted::Refused(error) => explain(error, medium),
+                });
             }
         };
         let tree = |path: PathBuf, directory: &std::os::fd::OwnedFd| {
             let directory = Arc::new(
-                directory
-                    .try_clone()
-                    .map_err(|error| explain(crate::session::StartError::Spawn(error)))?,
+                directory.try_clone().map_err(|error| explain(StartError::Spawn(error), medium))?,
             );
             Ok::<_, EnvironmentError>(Tree { path, directory })
         };
@@ -313,13 +355,14 @@ impl Standing {
             working_directory: config.workspace.working_directory.clone(),
             extra: Vec::new(),
         };
-        let description = describe(config, session.facts, &hidden);
+        let description = describe(config, session.facts, &hidden, medium);
         Ok(Made {
             session: Arc::new(session),
             stored,
             trees,
             environment,
             description,
+            medium,
             max_disk_bytes: config.limits.disk_bytes,
             limited: config.layers.limits,
         })
@@ -329,6 +372,19 @@ impl Standing {
         self.stored().as_ref().map(|session| session.id().clone())
     }
 
+    /// Writes down what is in memory only.
+    fn save(&self) -> Result<(), SessionError> {
+        let stored = self.stored();
+        match (&*stored, self.medium) {
+            (Some(session), SessionMedium::Memory) => {
+                let layers = [self.session.upper.as_fd()].into_iter();
+                let layers = layers.chain(self.session.kept.iter().map(AsFd::as_fd));
+                session.save(&layers.collect::<Vec<_>>())
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn stored(&self) -> MutexGuard<'_, Option<OpenSession>> {
         self.stored.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -336,8 +392,8 @@ impl Standing {
 
 impl Made {
     fn start(self) -> (Standing, SessionOrigin) {
-        let Self { session, stored, trees, environment, description, max_disk_bytes, limited } =
-            self;
+        let Self { session, stored, trees, environment, description, .. } = self;
+        let Self { medium, max_disk_bytes, limited, .. } = self;
         let origin = match stored.is_continued() {
             true => SessionOrigin::Continued,
             false => SessionOrigin::New,
@@ -351,6 +407,7 @@ impl Made {
             environment,
             description,
             quota,
+            medium,
             _end: ending.clone().drop_guard(),
             ending,
             stored: Mutex::new(Some(stored)),

@@ -47,7 +47,9 @@ mod toolchains;
 mod whole;
 
 pub use changes::{DetailedChange, DetailedChangeSet, FileFacts, LineChanges};
-pub use config::{AddedAccess, AddedDirectory, SandboxConfig, SandboxLimits, SandboxView};
+pub use config::{
+    AddedAccess, AddedDirectory, SandboxConfig, SandboxLimits, SandboxView, SessionMedium,
+};
 pub use environment::{SandboxEnvironment, SessionOrigin, UsedSession};
 pub use hook::{HelperProgram, sandbox_hook};
 pub use layers::Layers;

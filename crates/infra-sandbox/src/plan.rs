@@ -14,9 +14,9 @@ use crate::config::{AddedAccess, SandboxConfig, SandboxView};
 use crate::mount_points::MountPoints;
 use crate::secrets::{self, HiddenPaths};
 use crate::spec::{
-    Access, LimitsSpec, NetworkSpec, RawPath, Root, SessionSpec, Shown, Upper, View,
+    Access, Keeping, LimitsSpec, NetworkSpec, RawPath, Root, SessionSpec, Shown, Upper, View,
 };
-use crate::store::OpenSession;
+use crate::store::{LayerPlace, OpenSession};
 use crate::system;
 use crate::toolchains::{self, ToolchainAccess, ToolchainInput};
 use crate::whole;
@@ -41,6 +41,7 @@ pub(crate) struct Plan {
 pub(crate) fn plan(
     config: &SandboxConfig,
     session: &OpenSession,
+    place: LayerPlace,
 ) -> Result<Plan, EnvironmentError> {
     let workspace = &config.workspace.root;
     let mounts = MountPoints::read();
@@ -69,18 +70,18 @@ pub(crate) fn plan(
                 system.trees.into_iter().map(|path| show(path, Access::ReadOnly)).collect();
             shown.extend(toolchains.trees.into_iter().map(|tree| match tree.access {
                 ToolchainAccess::ReadOnly => show(tree.path, Access::Apart),
-                ToolchainAccess::ThrowAway => {
-                    show(tree.path, Access::Layered(Upper::Memory { max_bytes: scratch_bytes }))
-                }
+                ToolchainAccess::ThrowAway => show(tree.path, throw_away(scratch_bytes)),
             }));
             if let Some(git) = outside_git_directory(workspace) {
-                let upper = session.outside_layer().map_err(|error| {
+                let upper = session.outside_layer(place).map_err(|error| {
                     unavailable("the session's layer for git cannot be made", error)
                 })?;
                 shown.push(show(git, Access::Layered(upper)));
             }
-            let root =
-                Root::Listed { workspace: workspace.clone().into(), upper: session.upper_layer() };
+            let root = Root::Listed {
+                workspace: workspace.clone().into(),
+                upper: session.upper_layer(place),
+            };
             (root, shown, hidden)
         }
         SandboxView::WholeRoot => {
@@ -135,6 +136,10 @@ fn unavailable(reason: &str, source: io::Error) -> EnvironmentError {
     }
 }
 
+fn throw_away(max_bytes: u64) -> Access {
+    Access::Layered(Upper::Memory { max_bytes, keeping: Keeping::ThrowAway })
+}
+
 fn show(path: PathBuf, access: Access) -> Shown {
     Shown { path: path.into(), access }
 }
@@ -170,7 +175,7 @@ fn hidden(config: &SandboxConfig) -> io::Result<HiddenPaths> {
 }
 
 /// Half of what the session may have in memory, within bounds.
-fn scratch_bytes(config: &SandboxConfig) -> u64 {
+pub(crate) fn scratch_bytes(config: &SandboxConfig) -> u64 {
     config.limits.memory_bytes.map_or(MAX_SCRATCH_BYTES, |bytes| (bytes / 2).min(MAX_SCRATCH_BYTES))
 }
 

@@ -332,6 +332,11 @@ impl Lifecycle for SandboxEnvironment {
         self.inner.standing().await.map(drop)
     }
 
+    async fn checkpoint(&self) -> Result<(), EnvironmentError> {
+        let _call = self.inner.enter().await?;
+        self.inner.checkpoint().await
+    }
+
     async fn close(&self) -> Result<(), EnvironmentError> {
         let closed = self.inner.closed.get_or_init(|| self.inner.close()).await;
         closed.clone().map_err(|reason| EnvironmentError::Unavailable {

@@ -50,6 +50,8 @@ pub(crate) struct Session {
     pub(crate) workspace: OwnedFd,
     pub(crate) scratch: OwnedFd,
     pub(crate) upper: Arc<OwnedFd>,
+    /// The layers in memory beside it that are to be kept.
+    pub(crate) kept: Vec<OwnedFd>,
     /// Taken by the end.
     held: Mutex<Option<Held>>,
 }
@@ -88,10 +90,10 @@ impl Session {
             .spawn()
             .map_err(StartError::Spawn)?;
         match shake_hands(&socket, spec, lock) {
-            Ok((facts, memory_events, [workspace, scratch, upper])) => {
+            Ok((facts, memory_events, [workspace, scratch, upper], kept)) => {
                 let held = Mutex::new(Some(Held { socket, helper }));
                 let upper = Arc::new(upper);
-                Ok(Self { facts, memory_events, workspace, scratch, upper, held })
+                Ok(Self { facts, memory_events, workspace, scratch, upper, kept, held })
             }
             Err(error) => {
                 drop(socket);
@@ -147,7 +149,7 @@ impl Drop for Session {
     }
 }
 
-type Standing = (SessionFacts, Option<PathBuf>, [OwnedFd; 3]);
+type Standing = (SessionFacts, Option<PathBuf>, [OwnedFd; 3], Vec<OwnedFd>);
 
 fn shake_hands(
     socket: &OwnedFd,
@@ -167,9 +169,11 @@ fn shake_hands(
     let (bytes, descriptors) = received.ok_or(StartError::Silent(None))?;
     match serde_json::from_slice(&bytes).map_err(|error| silent(io::Error::other(error)))? {
         SessionAnswer::Ready { facts, memory_events } => {
+            let mut descriptors = descriptors;
+            let kept = descriptors.split_off(descriptors.len().min(3));
             let descriptors = <[OwnedFd; 3]>::try_from(descriptors)
                 .map_err(|_| silent(io::ErrorKind::InvalidData.into()))?;
-            Ok((facts, memory_events, descriptors))
+            Ok((facts, memory_events, descriptors, kept))
         }
         SessionAnswer::Failed(failure) => {
             let source = match failure.errno {

@@ -109,8 +109,21 @@ pub(crate) enum Access {
 pub(crate) enum Upper {
     /// To these directories of the host.
     Directories { upper: RawPath, work: RawPath },
-    /// To memory, until they are brought out. For file systems that cannot hold an upper layer.
-    Memory { max_bytes: u64 },
+    /// To memory.
+    Memory { max_bytes: u64, keeping: Keeping },
+}
+
+/// What becomes of a layer in memory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Keeping {
+    /// It is gone with the session.
+    ThrowAway,
+    /// The host's side keeps it, and gets its descriptor for that: for state directories whose file
+    /// system cannot hold a layer.
+    Kept {
+        /// The archive with what it held before.
+        before: Option<RawPath>,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -181,7 +194,8 @@ pub(crate) enum SetupStage {
 /// What the helper answers to a [`SessionSpec`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum SessionAnswer {
-    /// It stands; the descriptors are the workspace, the scratch directory, and the upper layer.
+    /// It stands; the descriptors are the workspace, the scratch directory, the upper layer, and the
+    /// [kept](Keeping::Kept) layers of what is shown, in that order.
     Ready {
         facts: SessionFacts,
         /// The file whose line `oom_kill` counts ends for want of memory.

@@ -5,9 +5,17 @@
 
 use forge_conformance::{Fixture, conformance_suite};
 use forge_domain::WorkspaceLocation;
-use forge_infra_sandbox::{HelperProgram, SandboxConfig, SandboxEnvironment};
+use forge_infra_sandbox::{HelperProgram, SandboxConfig, SandboxEnvironment, SessionMedium};
 
 async fn sandbox_environment() -> Fixture {
+    fixture(SessionMedium::Disk)
+}
+
+async fn sandbox_in_memory() -> Fixture {
+    fixture(SessionMedium::Memory)
+}
+
+fn fixture(medium: SessionMedium) -> Fixture {
     let directory = tempfile::tempdir().unwrap();
     let root = directory.path().canonicalize().unwrap();
     let make = |name: &str| {
@@ -19,8 +27,9 @@ async fn sandbox_environment() -> Fixture {
     std::fs::write(elsewhere.join("file"), "outside\n").unwrap();
     let workspace = WorkspaceLocation { root: project.clone(), working_directory: project };
     let helper = HelperProgram::Path(env!("CARGO_BIN_EXE_forge-sandbox-helper").into());
-    let config = SandboxConfig::new(state).helper(helper);
+    let config = SandboxConfig::new(state).helper(helper).medium(medium);
     Fixture::new(SandboxEnvironment::new(config, workspace), directory)
 }
 
 conformance_suite!(sandbox, sandbox_environment);
+conformance_suite!(memory, sandbox_in_memory);

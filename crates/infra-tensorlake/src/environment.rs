@@ -174,7 +174,7 @@ impl Inner {
     pub(crate) async fn ready(&self) -> Result<Ready, EnvironmentError> {
         let mut state = self.state.lock().await;
         if self.closing.is_cancelled() {
-            return Err(closed());
+            return Err(crate::failure::closed());
         }
         if let Some(ready) = &state.ready {
             return Ok(ready.clone());
@@ -341,6 +341,11 @@ impl Inner {
 impl LifecyclePort for TensorlakeEnvironment {
     async fn prepare(&self) -> Result<(), EnvironmentError> {
         self.inner.ready().await.map(drop)
+    }
+
+    async fn checkpoint(&self) -> Result<(), EnvironmentError> {
+        // What there is, is in the microVM, which outlives this process.
+        if self.inner.closing.is_cancelled() { Err(closed()) } else { Ok(()) }
     }
 
     async fn close(&self) -> Result<(), EnvironmentError> {

@@ -391,6 +391,11 @@ impl Lifecycle for Stage {
         Ok(())
     }
 
+    async fn checkpoint(&self) -> Result<(), EnvironmentError> {
+        self.note("checkpoint");
+        Ok(())
+    }
+
     async fn close(&self) -> Result<(), EnvironmentError> {
         Ok(())
     }

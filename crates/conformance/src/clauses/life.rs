@@ -65,6 +65,9 @@ pub async fn every_call_after_the_close_is_refused(environment: Environment) {
         assert!(matches!(&error, BackgroundError::Environment(e) if is_closed(e)), "{error:?}");
     }
 
+    let error = environment.checkpoint().await.unwrap_err();
+    assert!(is_closed(&error), "{error:?}");
+
     let files = [
         environment.read(path, ByteRange::first(1)).await.map(drop),
         environment.write(path, Bytes::new(), WriteOptions::default()).await,

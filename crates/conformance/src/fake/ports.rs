@@ -163,6 +163,10 @@ impl Lifecycle for FakeEnvironment {
         self.inner.enter("prepare").await.map(drop)
     }
 
+    async fn checkpoint(&self) -> Result<(), EnvironmentError> {
+        self.inner.enter("checkpoint").await.map(drop)
+    }
+
     async fn close(&self) -> Result<(), EnvironmentError> {
         self.inner.closing.cancel();
         self.inner.all_calls_ended().await;

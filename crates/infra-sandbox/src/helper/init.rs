@@ -97,7 +97,9 @@ fn set_up(spec: &SessionSpec, mut facts: SessionFacts) -> Result<Standing, Setup
     let (descriptors, writable) = if layers.mounts {
         let entered =
             root::enter(&spec.view).map_err(|(stage, step, error)| failure(stage, step, &error))?;
-        (vec![entered.workspace, entered.scratch, entered.upper], entered.writable)
+        let mut descriptors = vec![entered.workspace, entered.scratch, entered.upper];
+        descriptors.extend(entered.kept);
+        (descriptors, entered.writable)
     } else {
         host_view(spec).map_err(|error| failure(SetupStage::Mounts, "opening the host", &error))?
     };

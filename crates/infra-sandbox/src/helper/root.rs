@@ -57,6 +57,8 @@ pub(super) struct Entered {
     pub(super) workspace: OwnedFd,
     pub(super) scratch: OwnedFd,
     pub(super) upper: OwnedFd,
+    /// The layers beside the workspace's that the host's side keeps.
+    pub(super) kept: Vec<OwnedFd>,
     pub(super) writable: Writable,
 }
 
@@ -71,7 +73,7 @@ pub(super) fn enter(view: &View) -> Step<Entered> {
     let stage = STAGES.iter().map(Path::new).find(|stage| stage.is_dir());
     let stage = stage.unwrap_or(Path::new("/"));
     let (root, upper, workspace) = own.mount(stage)?;
-    let mut held = shown::make(taken, stage, &writable)?;
+    let (mut held, kept) = shown::make(taken, stage, &writable)?;
     held.extend(workspace);
     // A tree is placed after what it stands in.
     held.sort_by(|left, right| left.target.cmp(&right.target));
@@ -116,7 +118,7 @@ pub(super) fn enter(view: &View) -> Step<Entered> {
         "opening the workspace",
         open(workspace_of(view), directory, Mode::empty()).map_err(Into::into),
     )?;
-    Ok(Entered { workspace, scratch, upper, writable })
+    Ok(Entered { workspace, scratch, upper, kept, writable })
 }
 
 /// The workspace's path inside.

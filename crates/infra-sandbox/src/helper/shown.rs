@@ -7,16 +7,18 @@
 //! from locking a file. In an overlay these three are objects of its own, not the host's, so what is
 //! shown [apart](Access::Apart) is an overlay without an upper layer.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, Mode, OFlags, open};
+use rustix::fs::{CWD, Gid, Mode, OFlags, Uid, open};
 
 use super::confine::Writable;
 use super::mounts::{self, NO_DEVICES, NO_SETUID, READ_ONLY};
 use super::root::{Step, during};
-use crate::spec::{Access, SetupStage, Shown, Upper};
+use crate::archive::unpack;
+use crate::spec::{Access, Keeping, SetupStage, Shown, Upper};
 
 /// A mount that is held and not attached yet.
 pub(super) struct Held {
@@ -61,14 +63,25 @@ fn taking(path: &Path) -> String {
     format!("taking hold of {}", path.display())
 }
 
-/// Makes mounts of what was taken. Something is mounted at the stage, which is left behind.
-pub(super) fn make(taken: Vec<Taken>, stage: &Path, writable: &Writable) -> Step<Vec<Held>> {
+/// Makes mounts of what was taken, and gives the layers that the host's side keeps. Something is mounted
+/// at the stage, which is left behind.
+pub(super) fn make(
+    taken: Vec<Taken>,
+    stage: &Path,
+    writable: &Writable,
+) -> Step<(Vec<Held>, Vec<OwnedFd>)> {
     let mut empty = None;
+    let mut kept = Vec::new();
     let mut made = Vec::with_capacity(taken.len());
     for one in taken {
         let held = match one {
             Taken::Ready(held) => held,
-            Taken::Layer(layer) => layer.mount(stage)?.0,
+            Taken::Layer(layer) => {
+                let is_kept = matches!(layer.upper, LayerUpper::Memory(_, Keep::Yes(_)));
+                let (held, upper) = layer.mount(stage)?;
+                kept.extend(is_kept.then_some(upper));
+                held
+            }
             Taken::Apart(directory, target) => {
                 let lowest = match &empty {
                     Some(empty) => empty,
@@ -84,7 +97,7 @@ pub(super) fn make(taken: Vec<Taken>, stage: &Path, writable: &Writable) -> Step
         };
         made.push(held);
     }
-    Ok(made)
+    Ok((made, kept))
 }
 
 /// An overlay of a directory and of an empty one. Where the kernel makes none, since something is
@@ -129,7 +142,13 @@ pub(super) struct Layer {
 
 enum LayerUpper {
     Directories(OwnedFd, OwnedFd),
-    Memory(u64),
+    Memory(u64, Keep),
+}
+
+enum Keep {
+    No,
+    /// With what it held before.
+    Yes(Option<File>),
 }
 
 impl Layer {
@@ -141,7 +160,18 @@ impl Layer {
             Upper::Directories { upper, work } => {
                 LayerUpper::Directories(open(upper.as_path())?, open(work.as_path())?)
             }
-            Upper::Memory { max_bytes } => LayerUpper::Memory(*max_bytes),
+            Upper::Memory { max_bytes, keeping } => {
+                let keep = match keeping {
+                    Keeping::ThrowAway => Keep::No,
+                    Keeping::Kept { before: None } => Keep::Yes(None),
+                    Keeping::Kept { before: Some(archive) } => {
+                        let what = format!("opening {}", archive.as_path().display());
+                        let file = during(stage, what, File::open(archive.as_path()))?;
+                        Keep::Yes(Some(file))
+                    }
+                };
+                LayerUpper::Memory(*max_bytes, keep)
+            }
         };
         Ok(Self { path: path.to_path_buf(), lower: open(path)?, upper, stage })
     }
@@ -152,7 +182,15 @@ impl Layer {
         let what = || format!("mounting an overlay over {}", path.display());
         let (upper, work) = match upper {
             LayerUpper::Directories(upper, work) => (upper, work),
-            LayerUpper::Memory(bytes) => during(stage, what(), memory_layers(bytes, place))?,
+            LayerUpper::Memory(bytes, keep) => {
+                let layers = memory_layers(bytes, place, &lower);
+                let (upper, work) = during(stage, what(), layers)?;
+                if let Keep::Yes(Some(archive)) = keep {
+                    let unpacked = unpack(io::BufReader::new(archive), &upper);
+                    during(SetupStage::Helper, "bringing back what the session holds", unpacked)?;
+                }
+                (upper, work)
+            }
         };
         let mount = mounts::overlay(&[&lower], Some((&upper, &work)));
         let mount = during(stage, what(), mount)?;
@@ -161,14 +199,21 @@ impl Layer {
 }
 
 /// An upper and a work directory in a new tmpfs. The kernel takes a layer only from a mount that is
-/// attached in this namespace, so it is, at a place that is left behind with the old root.
-fn memory_layers(bytes: u64, place: &Path) -> io::Result<(OwnedFd, OwnedFd)> {
+/// attached in this namespace, so it is, at a place that is left behind with the old root. What the
+/// overlay shows of its root is the upper layer's, which is therefore made like the lower one.
+fn memory_layers(bytes: u64, place: &Path, lower: &OwnedFd) -> io::Result<(OwnedFd, OwnedFd)> {
     let memory = mounts::memory(bytes, "0700")?;
     mounts::attach(&memory, CWD, place)?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let make = |name: &str| {
         rustix::fs::mkdirat(&memory, name, Mode::from_raw_mode(0o755))?;
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         Ok::<_, io::Error>(rustix::fs::openat(&memory, name, flags, Mode::empty())?)
     };
-    Ok((make("upper")?, make("work")?))
+    let (upper, work) = (make("upper")?, make("work")?);
+    let like = rustix::fs::fstat(lower)?;
+    let owner = (Uid::from_raw(like.st_uid), Gid::from_raw(like.st_gid));
+    // Only root can; for others, what is not theirs shows as theirs.
+    let _not_root = rustix::fs::fchown(&upper, Some(owner.0), Some(owner.1));
+    rustix::fs::fchmod(&upper, Mode::from_raw_mode(like.st_mode & 0o7777))?;
+    Ok((upper, work))
 }

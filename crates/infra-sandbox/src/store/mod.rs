@@ -1,5 +1,8 @@
 //! Sessions on the disk: `sessions/<id>/{meta.json,lock,upper,work,base}` under the state directory.
 //!
+//! Where the state directory's file system cannot hold a layer, `upper.tar` and `git-upper.tar` hold what
+//! the layers hold, which are in memory while the session is used.
+//!
 //! A session is used by one process at a time, which holds a lock (flock(2)) on its `lock` file; the
 //! kernel gives it back however that process ends. What is made is made aside and renamed into place,
 //! what is removed is renamed away first, so that no half of a session is ever taken for one. What
@@ -20,6 +23,7 @@ mod tests;
 
 pub use error::SessionError;
 pub use meta::StoredSummary;
+pub(crate) use open::LayerPlace;
 pub use open::{OpenSession, SessionEnd};
 pub(crate) use prune::remove_directory;
 pub use prune::{PruneOptions, PruneReport, Pruned};

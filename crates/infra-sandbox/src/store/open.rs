@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,12 +19,16 @@ use super::make::liken;
 use super::meta::{Durability, Meta, StoredSummary, seconds};
 use super::prune::remove_directory;
 use super::sessions::SessionStore;
+use crate::archive::{holds, pack};
 use crate::beneath;
-use crate::spec::Upper;
+use crate::spec::{Keeping, Upper};
 
 /// The layers that hold what a session has written: the workspace's, and that of a git directory
 /// outside of it.
 const LAYERS: [(&str, &str); 2] = [("upper", "work"), ("git-upper", "git-work")];
+
+/// What they hold, where they are kept in memory while they are used.
+const ARCHIVES: [&str; 2] = ["upper.tar", "git-upper.tar"];
 
 /// What discarding empties: first what counts.
 const EMPTIED: [&str; 5] = ["upper", "git-upper", "base", "work", "git-work"];
@@ -73,6 +77,11 @@ pub enum SessionEnd {
 }
 
 impl OpenSession {
+    /// The archive of the workspace's layer, where its layers are in archives.
+    pub(super) fn archive_in(directory: &Path) -> Option<PathBuf> {
+        Some(directory.join(ARCHIVES[0])).filter(|path| path.exists())
+    }
+
     pub(super) fn new(
         store: SessionStore,
         id: SessionId,
@@ -164,6 +173,15 @@ impl OpenSession {
             let path = self.directory.join(name);
             self.replace(name, &path, like).map_err(SessionError::io("emptying", &path))?;
         }
+        for name in ARCHIVES {
+            let path = self.directory.join(name);
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(SessionError::io("emptying", &path)(error));
+                }
+                _ => {}
+            }
+        }
         for name in EMPTIED {
             let path = self.directory.join(aside(name));
             remove_directory(&self.directory, aside(name).as_ref())
@@ -223,8 +241,49 @@ impl OpenSession {
         std::os::fd::AsFd::as_fd(&self.lock)
     }
 
-    pub(crate) fn upper_layer(&self) -> Upper {
-        self.layer(LAYERS[0])
+    /// Whether its layers are in archives, and so in memory while they are used.
+    pub(crate) fn has_archives(&self) -> bool {
+        ARCHIVES.iter().any(|name| self.directory.join(name).exists())
+    }
+
+    /// Writes down what the layers hold that are kept in memory: the workspace's, and that of a git
+    /// directory outside of it where there is one. Whoever reads sees what was written before, or this.
+    ///
+    /// # Errors
+    /// What was written before stays, each layer for itself.
+    pub(crate) fn save(&self, layers: &[BorrowedFd<'_>]) -> Result<(), SessionError> {
+        for (layer, name) in layers.iter().zip(ARCHIVES) {
+            let path = self.directory.join(name);
+            self.save_one(*layer, &path).map_err(SessionError::io("writing", &path))?;
+        }
+        Ok(())
+    }
+
+    fn save_one(&self, layer: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+        let new = path.with_extension("tar.new");
+        let written = File::create(&new).and_then(|file| {
+            let mut writer = io::BufWriter::with_capacity(256 * 1024, file);
+            let entries = pack(layer, &mut writer)?;
+            writer.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
+            Ok(entries)
+        });
+        let placed = match written {
+            Ok(0) => match fs::remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                _ => fs::remove_file(&new),
+            },
+            Ok(_) => fs::rename(&new, path),
+            Err(error) => Err(error),
+        };
+        if placed.is_err() {
+            drop(fs::remove_file(&new));
+        }
+        placed?;
+        File::open(&self.directory)?.sync_all()
+    }
+
+    pub(crate) fn upper_layer(&self, place: LayerPlace) -> Upper {
+        self.layer(0, place)
     }
 
     /// Where a session keeps all that it writes, and a directory for the kernel's own use beside it.
@@ -233,22 +292,38 @@ impl OpenSession {
     }
 
     /// The layer for a git directory outside of the workspace, made if it is not there.
-    pub(crate) fn outside_layer(&self) -> io::Result<Upper> {
+    pub(crate) fn outside_layer(&self, place: LayerPlace) -> io::Result<Upper> {
         for name in [LAYERS[1].0, LAYERS[1].1] {
             match fs::create_dir(self.directory.join(name)) {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
                 _ => {}
             }
         }
-        Ok(self.layer(LAYERS[1]))
+        Ok(self.layer(1, place))
     }
 
-    fn layer(&self, (upper, work): (&str, &str)) -> Upper {
-        Upper::Directories {
-            upper: self.directory.join(upper).into(),
-            work: self.directory.join(work).into(),
+    fn layer(&self, number: usize, place: LayerPlace) -> Upper {
+        match place {
+            LayerPlace::Disk => Upper::Directories {
+                upper: self.directory.join(LAYERS[number].0).into(),
+                work: self.directory.join(LAYERS[number].1).into(),
+            },
+            LayerPlace::Memory { max_bytes } => {
+                let archive = self.directory.join(ARCHIVES[number]);
+                let before = archive.exists().then(|| archive.into());
+                Upper::Memory { max_bytes, keeping: Keeping::Kept { before } }
+            }
         }
     }
+}
+
+/// Where the layers of a session are while it is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LayerPlace {
+    /// In the session's directory.
+    Disk,
+    /// In memory, each with at most so many bytes.
+    Memory { max_bytes: u64 },
 }
 
 fn guard<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -262,6 +337,9 @@ fn aside(name: &str) -> String {
 
 /// Whether there is any entry in one of the layers.
 pub(super) fn holds_anything(directory: &Path) -> io::Result<bool> {
+    if ARCHIVES.iter().any(|name| directory.join(name).exists()) {
+        return Ok(true);
+    }
     for (upper, _) in LAYERS {
         match fs::read_dir(directory.join(upper)) {
             Ok(mut entries) => {
@@ -289,6 +367,17 @@ pub(super) fn may_hold_commits(directory: &Path) -> bool {
             Ok(_) | Err(_) => true,
         }
     };
+    let in_archive = |name: &str, git: &str| {
+        let paths = COMMITS.map(|name| Path::new(git).join(name));
+        let paths = paths.each_ref().map(PathBuf::as_path);
+        match File::open(directory.join(name)) {
+            Ok(archive) => holds(io::BufReader::new(archive), &paths),
+            Err(error) => error.kind() != io::ErrorKind::NotFound,
+        }
+    };
+    if ARCHIVES.iter().zip([".git", ""]).any(|(name, git)| in_archive(name, git)) {
+        return true;
+    }
     [("upper", ".git"), ("git-upper", "")].into_iter().any(|(layer, git)| {
         match rustix::fs::open(directory.join(layer), flags, Mode::empty()) {
             Ok(layer) => COMMITS.iter().any(|name| is_there(&layer, &Path::new(git).join(name))),

@@ -1,5 +1,6 @@
 //! Reading what a session changed, whether it is in use or not.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -8,8 +9,17 @@ use forge_domain::SessionId;
 use rustix::fs::{Mode, OFlags};
 
 use super::error::SessionError;
+use super::open::OpenSession;
 use super::sessions::SessionStore;
 use crate::changes::{DetailedChange, DetailedChangeSet, LineChanges, change_set, line_changes};
+use crate::layers::Layers;
+use crate::plan::HOME;
+use crate::session::Session;
+use crate::spec::{Keeping, LimitsSpec, NetworkSpec, Root, SessionSpec, Upper, View};
+
+/// A byte of an archive takes at most so many in memory, where a small file takes a page.
+const MEMORY_PER_BYTE: u64 = 8;
+const MIN_MEMORY: u64 = 64 * 1024 * 1024;
 
 /// The two layers of a session, held to be read.
 #[derive(Debug)]
@@ -19,10 +29,12 @@ pub struct SessionLayers {
 }
 
 impl SessionStore {
-    /// Opens the layers of a session to be read. Nothing is locked: what runs in the session goes on.
+    /// Opens the layers of a session to be read. Nothing is locked: what runs in the session goes on. Of a
+    /// session whose layers are in memory, this is what was written down last; it is unpacked by a
+    /// helper, which blocks.
     ///
     /// # Errors
-    /// It is not there, or its workspace is not there any more.
+    /// It is not there, its workspace is not there any more, or it cannot be unpacked.
     pub fn layers(&self, id: &SessionId) -> Result<SessionLayers, SessionError> {
         let workspace = self.find(id)?.workspace;
         let open = |path: &Path| {
@@ -30,7 +42,47 @@ impl SessionStore {
             let opened = rustix::fs::open(path, flags, Mode::empty()).map_err(io::Error::from);
             opened.map_err(SessionError::io("opening", path))
         };
-        Ok(SessionLayers { upper: open(&self.upper_of(id))?, lower: open(&workspace)? })
+        let upper = match OpenSession::archive_in(&self.path_of(id)) {
+            None => open(&self.upper_of(id))?,
+            Some(archive) => self
+                .unpacked(&archive, &workspace)
+                .map_err(SessionError::io("unpacking", &archive))?,
+        };
+        Ok(SessionLayers { upper, lower: open(&workspace)? })
+    }
+
+    /// What an archive holds, as a layer in memory that lasts as long as this descriptor.
+    fn unpacked(&self, archive: &Path, workspace: &Path) -> io::Result<OwnedFd> {
+        let file = File::open(archive)?;
+        let max_bytes = file.metadata()?.len().saturating_mul(MEMORY_PER_BYTE).max(MIN_MEMORY);
+        let keeping = Keeping::Kept { before: Some(archive.into()) };
+        let spec = SessionSpec {
+            view: View {
+                root: Root::Listed {
+                    workspace: workspace.into(),
+                    upper: Upper::Memory { max_bytes, keeping },
+                },
+                shown: Vec::new(),
+                links: Vec::new(),
+                masks: Vec::new(),
+                home: HOME.into(),
+                scratch_bytes: 1024 * 1024,
+            },
+            network: NetworkSpec::None,
+            limits: LimitsSpec {
+                processes: 512,
+                open_files: 1024,
+                file_bytes: None,
+                memory_bytes: None,
+                milli_cpus: None,
+            },
+            layers: Layers::ALL,
+        };
+        let session =
+            Session::start(self.helper_program(), &spec, file.as_fd()).map_err(io::Error::other)?;
+        let upper = session.upper.try_clone();
+        session.end();
+        upper
     }
 }
 

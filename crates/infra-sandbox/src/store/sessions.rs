@@ -13,6 +13,7 @@ use super::lock::{self, NotLocked};
 use super::make::move_to_new;
 use super::meta::{Meta, StoredSummary, Unusable};
 use super::open::{OpenSession, Origin, holds_anything};
+use crate::hook::HelperProgram;
 
 /// How the names of directories begin that are being made, are being removed, or were set aside.
 pub(super) const NEW: &str = ".new-";
@@ -86,13 +87,24 @@ pub struct Listing {
 #[derive(Debug, Clone)]
 pub struct SessionStore {
     state: PathBuf,
+    helper: HelperProgram,
 }
 
 impl SessionStore {
     /// The sessions under this directory, which need not be there.
     #[must_use]
     pub fn new(state_directory: impl Into<PathBuf>) -> Self {
-        Self { state: state_directory.into() }
+        Self { state: state_directory.into(), helper: HelperProgram::default() }
+    }
+
+    /// Says which program unpacks a layer that is kept in an archive. Default: this one.
+    #[must_use]
+    pub fn helper(self, helper: HelperProgram) -> Self {
+        Self { helper, ..self }
+    }
+
+    pub(super) fn helper_program(&self) -> &HelperProgram {
+        &self.helper
     }
 
     pub(super) fn state(&self) -> &Path {
@@ -226,9 +238,8 @@ impl SessionStore {
             .find(|session| holds_anything(&self.path_of(&session.id)).unwrap_or(false)))
     }
 
-    /// Where the layers of a session are, to be read: upper.
-    #[must_use]
-    pub fn upper_of(&self, id: &SessionId) -> PathBuf {
+    /// Where what a session changed in its workspace is, unless it is in an archive.
+    pub(super) fn upper_of(&self, id: &SessionId) -> PathBuf {
         self.path_of(id).join("upper")
     }
 

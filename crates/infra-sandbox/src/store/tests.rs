@@ -162,7 +162,7 @@ fn discarding_empties_every_layer_and_keeps_the_session() {
     let place = Place::new();
     let id = place.filled();
     let session = place.open(&SessionChoice::Named(id.clone()));
-    session.outside_layer().unwrap();
+    session.outside_layer(crate::store::LayerPlace::Disk).unwrap();
     fs::write(place.store.upper_of(&id).join("../git-upper/object"), "x").unwrap();
     let mode = fs::metadata(place.store.upper_of(&id)).unwrap().permissions().mode();
     session.discard().unwrap();
