@@ -32,7 +32,7 @@ pub use executor::Executor;
 pub use forge::{ForgeAPI, InitError};
 pub use forge_app::{
     AgentConfig, AgentEvent, AskPolicy, Conversation, ToolOutcome, TurnError, TurnOutcome,
-    TurnReport,
+    TurnReport, limit_text,
 };
 // The contracts are part of this interface, all of them and by intention.
 pub use forge_domain::*;
@@ -43,9 +43,9 @@ pub use forge_infra_sandbox::{
     AddedAccess, AddedDirectory, Check, CheckOutcome, DamagedSession, DetailedChange,
     DetailedChangeSet, FileFacts, HelperProgram, LineChanges, Listing, OpenSession, ProbeReport,
     PruneOptions, PruneReport, Pruned, SandboxConfig, SandboxEnvironment, SandboxLimits,
-    SessionChoice, SessionEnd, SessionError, SessionLayers, SessionOrigin, SessionState,
-    SessionStore, SessionSummary, StoredSummary, TOOLCHAIN_VARIABLES, UsedSession,
-    apparmor_profile, load_apparmor_profile, probe, sandbox_hook,
+    SandboxView, SessionChoice, SessionEnd, SessionError, SessionLayers, SessionMedium,
+    SessionOrigin, SessionState, SessionStore, SessionSummary, StoredSummary, TOOLCHAIN_VARIABLES,
+    UsedSession, apparmor_profile, load_apparmor_profile, probe, sandbox_hook,
 };
 pub use forge_infra_tensorlake::{
     AddressError, ConfigError as TensorlakeConfigError, Resources, TensorlakeConfig,

@@ -23,4 +23,5 @@ pub use agent::Agent;
 pub use config::{AgentConfig, AskPolicy};
 pub use conversation::Conversation;
 pub use event::{AgentEvent, EventSink, ToolOutcome};
+pub use prompt::limit_text;
 pub use turn::{TurnError, TurnOutcome, TurnReport};

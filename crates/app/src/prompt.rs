@@ -101,7 +101,7 @@ fn environment(description: &Description) -> Vec<String> {
     lines.push(network_line(*network).to_owned());
     lines.push(persistence_line(*persistence).to_owned());
     if !limits.is_empty() {
-        let limits: Vec<String> = limits.iter().map(limit).collect();
+        let limits: Vec<String> = limits.iter().map(limit_text).collect();
         lines.push(format!("Limits: {}.", limits.join("; ")));
     }
     lines.extend(remarks.iter().cloned());
@@ -146,7 +146,9 @@ fn persistence_line(persistence: Persistence) -> &'static str {
     }
 }
 
-fn limit(limit: &Limit) -> String {
+/// What a limit says, in words that a model and a person read alike: `4.0 GiB of memory in all`.
+#[must_use]
+pub fn limit_text(limit: &Limit) -> String {
     match limit {
         Limit::Processes(number) => format!("{number} processes at the same time"),
         Limit::MemoryBytes(bytes) => format!("{} of memory in all", byte_size(*bytes)),

@@ -18,6 +18,10 @@ use crate::{
     AgentEvent, Conversation, EventSink, TurnError, TurnOutcome, TurnReport, plain, prompt,
 };
 
+/// So long the end of a turn that was cancelled waits for what it made to be safe; what is not then is
+/// at the next end.
+const CANCELLED_CHECKPOINT_LIMIT: Duration = Duration::from_secs(2);
+
 /// So long is waited before a broken-off answer is asked for again; twice as long each time after.
 const FIRST_RETRY_PAUSE: Duration = Duration::from_millis(500);
 
@@ -60,6 +64,25 @@ enum Step {
     End(TurnOutcome),
 }
 
+/// Brings to safety what the turn has made; whoever cancels the turn waits a moment for it, no longer.
+async fn checkpoint(
+    environment: &dyn forge_domain::ExecutionEnvironment,
+    cancel: &CancellationToken,
+) -> Result<(), EnvironmentError> {
+    let given_up = async {
+        cancel.cancelled().await;
+        tokio::time::sleep(CANCELLED_CHECKPOINT_LIMIT).await;
+    };
+    tokio::select! {
+        safe = environment.checkpoint() => match safe {
+            // Closing has brought everything to safety.
+            Err(EnvironmentError::Closed { .. }) => Ok(()),
+            other => other,
+        },
+        () = given_up => Ok(()),
+    }
+}
+
 impl<'a> TurnLoop<'a> {
     pub(crate) fn new(
         agent: &'a Agent,
@@ -90,11 +113,7 @@ impl<'a> TurnLoop<'a> {
         let before = self.conversation.mark();
         self.conversation.push_user(prompt);
         let ended = self.steps().await;
-        let safe = match self.agent.environment.checkpoint().await {
-            // Closing has brought everything to safety.
-            Err(EnvironmentError::Closed { .. }) => Ok(()),
-            other => other,
-        };
+        let safe = checkpoint(&*self.agent.environment, self.cancel).await;
         match ended.and_then(|outcome| safe.map(|()| outcome).map_err(TurnError::from)) {
             Ok(outcome) => Ok(TurnReport {
                 outcome,

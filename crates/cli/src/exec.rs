@@ -16,6 +16,7 @@ use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use crate::banner;
 use crate::closing;
 use crate::exit::Conclusion;
 use crate::failure::{self, Failure};
@@ -69,6 +70,10 @@ pub(crate) async fn run(
         let mut whole = pin!(async {
             api.executor().prepare().await?;
             prepared.cancel();
+            if settings.verbose > 0 {
+                let banner = banner::line(&api, &settings.choice).await?;
+                failure::note(&banner, paint);
+            }
             let exit = api.executor().run(request, io).await?;
             streams.flush(&exit.ending).await;
             Ok::<_, CommandError>(exit)

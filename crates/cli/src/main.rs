@@ -5,6 +5,7 @@
 //! a [`forge_api::ForgeConfig`], and events into text or JSON.
 
 mod arguments;
+mod banner;
 mod choice;
 mod closing;
 mod configuration;

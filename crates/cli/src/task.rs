@@ -7,6 +7,7 @@ use futures_util::StreamExt as _;
 use tokio::time::sleep;
 
 use crate::arguments::{AskWhich, OutputFormat};
+use crate::banner;
 use crate::closing;
 use crate::exit::{Conclusion, Verb};
 use crate::failure::Failure;
@@ -83,7 +84,7 @@ async fn converse(
     };
     if settings.verbose > 0 || is_terminal(OutputStream::Stderr) {
         let model = api.model_id().map(|model| format!(" · {model}")).unwrap_or_default();
-        let banner = format!("forge · {}{model}", settings.choice.banner());
+        let banner = banner::line(&api, &settings.choice).await? + &model;
         Writer::stderr().write(paint.paint(Role::Dim, &banner) + "\n").await?;
     }
     let mut driver = Driver { signals, questions, terminal };

@@ -4,13 +4,14 @@ use std::fs;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
+use crate::config::SessionMedium;
 use crate::diagnosis::{Cause, Machine};
 use crate::hook::HelperProgram;
 use crate::layers::Layers;
 use crate::session::{Session, StartError};
 use crate::spec::{
-    Access, LimitsSpec, NetworkSpec, RawPath, Root, SessionFacts, SessionSpec, SetupStage, Shown,
-    Upper, View,
+    Access, Keeping, LimitsSpec, NetworkSpec, RawPath, Root, SessionFacts, SessionSpec, SetupStage,
+    Shown, Upper, View,
 };
 use crate::system;
 
@@ -74,12 +75,21 @@ const CHAIN: [(SetupStage, &str); 7] = [
 pub fn probe(state_directory: &Path, helper: &HelperProgram) -> ProbeReport {
     let machine = Machine::read();
     let mut checks = vec![kernel(&machine)];
-    let started = try_session(state_directory, helper);
+    let mut started = try_session(state_directory, helper, SessionMedium::Disk);
+    let mut medium = SessionMedium::Disk;
+    if let Err(Trouble::Start(StartError::Setup(failure, source))) = &started
+        && Cause::of(failure.stage, source, &machine) == Cause::FileSystem
+    {
+        let in_memory = try_session(state_directory, helper, SessionMedium::Memory);
+        if in_memory.is_ok() {
+            (started, medium) = (in_memory, SessionMedium::Memory);
+        }
+    }
     let mut wants_apparmor_profile = false;
     match started {
         Ok(facts) => {
             for (stage, name) in CHAIN {
-                let (outcome, detail) = found(stage, facts);
+                let (outcome, detail) = found(stage, facts, medium);
                 checks.push(Check { name, outcome, detail });
             }
             checks.extend(limits(facts));
@@ -131,8 +141,14 @@ fn kernel(machine: &Machine) -> Check {
     Check { name: "kernel", outcome, detail }
 }
 
-fn found(stage: SetupStage, facts: SessionFacts) -> (CheckOutcome, String) {
+fn found(stage: SetupStage, facts: SessionFacts, medium: SessionMedium) -> (CheckOutcome, String) {
     match (stage, facts.landlock_abi) {
+        (SetupStage::Overlay, _) if medium == SessionMedium::Memory => (
+            CheckOutcome::Limited,
+            "its file system cannot hold what a session writes: that is in memory, and on the disk \
+             after each turn and at the end; FORGE_STATE_DIR names a directory on another one"
+                .to_owned(),
+        ),
         (SetupStage::Landlock, 0) => (
             CheckOutcome::Limited,
             "not in this kernel or switched off; namespaces and seccomp hold without it".to_owned(),
@@ -187,7 +203,11 @@ impl Drop for Temporary {
     }
 }
 
-fn try_session(state: &Path, program: &HelperProgram) -> Result<SessionFacts, Trouble> {
+fn try_session(
+    state: &Path,
+    program: &HelperProgram,
+    medium: SessionMedium,
+) -> Result<SessionFacts, Trouble> {
     let make = |path: &Path| {
         fs::create_dir_all(path)
             .map_err(|error| Trouble::State(format!("{} cannot be made: {error}", path.display())))
@@ -198,11 +218,18 @@ fn try_session(state: &Path, program: &HelperProgram) -> Result<SessionFacts, Tr
         make(path)?;
     }
     let [workspace, upper, work] = names.map(RawPath::from);
+    let upper = match medium {
+        SessionMedium::Disk => Upper::Directories { upper, work },
+        SessionMedium::Memory => {
+            let keeping = Keeping::Kept { before: None };
+            Upper::Memory { max_bytes: 16 * 1024 * 1024, keeping }
+        }
+    };
     let system = system::view();
     let show = |path: PathBuf| Shown { path: path.into(), access: Access::ReadOnly };
     let spec = SessionSpec {
         view: View {
-            root: Root::Listed { workspace, upper: Upper::Directories { upper, work } },
+            root: Root::Listed { workspace, upper },
             shown: system.trees.into_iter().map(show).collect(),
             links: system.links.into_iter().map(|(path, to)| (path.into(), to.into())).collect(),
             masks: system.masks.into_iter().map(RawPath::from).collect(),

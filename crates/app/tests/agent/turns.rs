@@ -21,7 +21,7 @@ async fn a_turn_carries_out_calls_in_order_and_ends_with_the_last_text() {
     assert_eq!((report.text.as_str(), report.model_calls, report.tool_calls), ("All done.", 2, 3));
     assert_eq!(
         play.log(),
-        ["prepare", "prepared", "run echo one", "run echo two", "run fail three"]
+        ["prepare", "prepared", "run echo one", "run echo two", "run fail three", "checkpoint"]
     );
     let expected = [
         (false, "one\n[exit code 0; took 0 ms]".to_owned()),

@@ -9,6 +9,7 @@ use forge_api::{Conversation, ForgeAPI, OutputStream, Signal};
 use tokio::time::timeout;
 
 use crate::arguments::AskWhich;
+use crate::banner;
 use crate::closing;
 use crate::exit::Conclusion;
 use crate::failure::{self, Failure};
@@ -44,7 +45,8 @@ pub(crate) async fn run(settings: Settings) -> Result<Conclusion, Failure> {
     let api = ForgeAPI::init(config).await?;
 
     terminal::remember();
-    banner(&api, &settings, ask, paint)?;
+    let environment = banner::environment(&api, &settings.choice).await?;
+    say_banner(&api, environment, ask, paint)?;
     let glyphs = Glyphs::choose();
     let transcript = Transcript::new(Progress::WithAnswer, paint, glyphs, settings.verbose);
     let mut session = Session {
@@ -174,9 +176,9 @@ impl Session {
     }
 }
 
-fn banner(
+fn say_banner(
     api: &ForgeAPI,
-    settings: &Settings,
+    environment: Vec<(&'static str, String)>,
     ask: AskWhich,
     paint: Paint,
 ) -> Result<(), WriteError> {
@@ -186,12 +188,12 @@ fn banner(
         AskWhich::Risky => "you are asked before risky commands",
         AskWhich::Never => "you are not asked before commands",
     };
-    let lines = [
-        ("environment", settings.choice.banner()),
+    let mut lines = environment;
+    lines.extend([
         ("", asked.to_owned()),
         ("model", model),
         ("workspace", api.workspace().root.display().to_string()),
-    ];
+    ]);
     let mut text =
         format!("{} {}\n", paint.paint(Role::Strong, "forge"), env!("CARGO_PKG_VERSION"));
     for (name, value) in lines {

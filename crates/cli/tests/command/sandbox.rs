@@ -10,7 +10,7 @@ use pretty_assertions::assert_eq;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::harness::{Server, World, is_alive, run, run_with_stdin, send, wait, wait_until};
+use crate::harness::{Ended, Server, World, is_alive, run, run_with_stdin, send, wait, wait_until};
 
 /// `forge exec -c SCRIPT` in the sandbox, which has to succeed; its stdout.
 fn exec(world: &World, script: &str) -> String {
@@ -389,4 +389,57 @@ fn prune_removes_what_nobody_misses_and_with_force_the_rest() {
     assert_eq!(sessions(&world).len(), 1);
     assert!(output(&world, &["session", "prune", "--force"]).contains("it was asked for"));
     assert_eq!(sessions(&world), Vec::<String>::new());
+}
+
+/// Runs a script in a mount namespace where the state directory is on an overlay, as it is in many
+/// containers: such a file system cannot hold a layer of another one.
+fn in_a_container(world: &World, script: &str) -> Ended {
+    let place = world.home().join("overlay");
+    for name in ["lower", "upper", "work", "state"] {
+        fs::create_dir_all(place.join(name)).unwrap();
+    }
+    let prologue = "cd \"$PLACE\" && mount -t tmpfs none work && mkdir work/upper work/work &&
+        mount -t overlay none -o lowerdir=lower,upperdir=work/upper,workdir=work/work,userxattr state &&
+        export FORGE_STATE_DIR=\"$PLACE/state\" && cd \"$PROJECT\" && set -e\n";
+    let mut command =
+        world.shell(&format!("exec unshare --user --map-root-user --mount sh -c \"$SCRIPT\""));
+    command.env("SCRIPT", format!("{prologue}{script}")).env("PLACE", place);
+    command.env("PROJECT", world.project()).env("FORGE", env!("CARGO_BIN_EXE_forge"));
+    run(&mut command)
+}
+
+#[test]
+fn where_the_state_directory_cannot_hold_a_layer_it_is_in_memory_and_then_on_the_disk() {
+    let world = World::new();
+    world.write("project/kept.txt", "one\n");
+    world.write("project/gone.txt", "x\n");
+    let before = snapshot(&world.project());
+    let actual = in_a_container(
+        &world,
+        "\"$FORGE\" -v exec -c 'echo two >> kept.txt; rm gone.txt; echo n > new'
+         \"$FORGE\" exec -c 'cat kept.txt new; ls'
+         \"$FORGE\" diff --name-only
+         \"$FORGE\" diff --stat | tail -n 1
+         \"$FORGE\" doctor | grep overlay
+         \"$FORGE\" discard --force && \"$FORGE\" session list --json",
+    );
+    assert_eq!(actual.code, Some(0), "{}", actual.stderr);
+    let mut lines: Vec<&str> = actual.stdout.lines().collect();
+    let doctor = lines.remove(9);
+    assert!(doctor.contains("cannot hold what a session writes"), "{doctor}");
+    let expected = [
+        "one",
+        "two",
+        "n",
+        "kept.txt",
+        "new",
+        "gone.txt",
+        "kept.txt",
+        "new",
+        " 3 files changed, 2 insertions(+), 1 deletion(-)",
+        "[]",
+    ];
+    assert_eq!(lines, expected);
+    assert!(actual.stderr.contains("a kill loses what came after"), "{}", actual.stderr);
+    assert_eq!(snapshot(&world.project()), before);
 }
