@@ -24,7 +24,7 @@ use crate::helper;
 use crate::paths::{Tree, Trees};
 use crate::plan::{Plan, plan, scratch_bytes};
 use crate::quota::Quota;
-use crate::session::{Session, StartError};
+use crate::session::{Helper, Session, StartError};
 use crate::store::{
     LayerPlace, OpenSession, SessionEnd, SessionError, SessionStore, StoredSummary,
 };
@@ -309,20 +309,22 @@ struct Made {
 
 impl Standing {
     fn make(config: &SandboxConfig, before: Option<SessionId>) -> Result<Made, EnvironmentError> {
+        let helper =
+            Helper::spawn(&config.helper).map_err(|error| explain(error, config.medium))?;
         let store = SessionStore::new(&config.state_directory);
         let choice =
             before.map_or_else(|| config.session.clone(), crate::store::SessionChoice::Named);
         let stored = store.open(&config.workspace.root, &choice).map_err(store_error)?;
-        let start = |place| -> Result<(Plan, Session), NotStarted> {
+        let start = |helper, place| -> Result<(Plan, Session), NotStarted> {
             let plan = plan(config, &stored, place).map_err(NotStarted::Planned)?;
             let lock = stored.share_lock();
-            let session = Session::start(&config.helper, &plan.spec, lock)?;
+            let session = Session::start(helper, &plan.spec, lock)?;
             Ok((plan, session))
         };
         let memory = LayerPlace::Memory { max_bytes: scratch_bytes(config) };
         let in_memory = config.medium == SessionMedium::Memory || stored.has_archives();
         let mut medium = if in_memory { SessionMedium::Memory } else { SessionMedium::Disk };
-        let mut started = start(if in_memory { memory } else { LayerPlace::Disk });
+        let mut started = start(helper, if in_memory { memory } else { LayerPlace::Disk });
         if let Err(NotStarted::Refused(StartError::Setup(failure, source))) = &started
             && medium == SessionMedium::Disk
             && config.view == SandboxView::Workspace
@@ -330,7 +332,9 @@ impl Standing {
         {
             debug!(error = %source, "The state directory cannot hold a layer: it is in memory.");
             medium = SessionMedium::Memory;
-            started = start(memory);
+            started = Helper::spawn(&config.helper)
+                .map_err(NotStarted::Refused)
+                .and_then(|helper| start(helper, memory));
         }
         let (Plan { environment, hidden, .. }, session) = match started {
             Ok(started) => started,

@@ -46,15 +46,20 @@ pub(crate) fn plan(
     let workspace = &config.workspace.root;
     let mounts = MountPoints::read();
     let system = system::view();
-    let toolchains = toolchains::plan(&ToolchainInput {
-        variables: &config.toolchain_variables,
-        home: config.home.as_deref(),
-        workspace,
-        state: &config.state_directory,
-        system: &system.trees,
+    // What is secret on the host and where its toolchains are takes as long to be found out, each.
+    let (system_masks, toolchains) = std::thread::scope(|scope| {
+        let masks = scope.spawn(system::masks);
+        let toolchains = toolchains::plan(&ToolchainInput {
+            variables: &config.toolchain_variables,
+            home: config.home.as_deref(),
+            workspace,
+            state: &config.state_directory,
+            system: &system.trees,
+        });
+        (masks.join(), toolchains)
     });
+    let mut masks = system_masks.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     let scratch_bytes = scratch_bytes(config);
-    let mut masks = system.masks;
     let mut links = system.links;
     masks.extend(toolchains.trees.iter().flat_map(|tree| tree.masks.iter().cloned()));
     links.extend(toolchains.links);

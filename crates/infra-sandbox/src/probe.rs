@@ -8,7 +8,7 @@ use crate::config::SessionMedium;
 use crate::diagnosis::{Cause, Machine};
 use crate::hook::HelperProgram;
 use crate::layers::Layers;
-use crate::session::{Session, StartError};
+use crate::session::{Helper, Session, StartError};
 use crate::spec::{
     Access, Keeping, LimitsSpec, NetworkSpec, RawPath, Root, SessionFacts, SessionSpec, SetupStage,
     Shown, Upper, View,
@@ -232,7 +232,7 @@ fn try_session(
             root: Root::Listed { workspace, upper },
             shown: system.trees.into_iter().map(show).collect(),
             links: system.links.into_iter().map(|(path, to)| (path.into(), to.into())).collect(),
-            masks: system.masks.into_iter().map(RawPath::from).collect(),
+            masks: system::masks().into_iter().map(RawPath::from).collect(),
             home: crate::plan::HOME.into(),
             scratch_bytes: 16 * 1024 * 1024,
         },
@@ -249,7 +249,9 @@ fn try_session(
     let lock = fs::File::open(&directory.0).map_err(|error| {
         Trouble::State(format!("{} cannot be opened: {error}", directory.0.display()))
     })?;
-    let session = Session::start(program, &spec, lock.as_fd()).map_err(Trouble::Start)?;
+    let session = Helper::spawn(program)
+        .and_then(|helper| Session::start(helper, &spec, lock.as_fd()))
+        .map_err(Trouble::Start)?;
     let facts = session.facts;
     session.end();
     Ok(facts)

@@ -70,17 +70,16 @@ pub(crate) struct CommandDescriptors<'a> {
     pub(crate) stderr: &'a OwnedFd,
 }
 
-impl Session {
-    /// Starts the helper and waits until the session stands. Blocks for at most 30 seconds. The helper
-    /// holds the lock as long as anything of the session lives.
-    pub(crate) fn start(
-        program: &HelperProgram,
-        spec: &SessionSpec,
-        lock: BorrowedFd<'_>,
-    ) -> Result<Self, StartError> {
+/// A helper that was started and waits to be told what to set up. Dropping it ends it.
+#[derive(Debug)]
+pub(crate) struct Helper(Option<Held>);
+
+impl Helper {
+    /// Starts it. What it is to set up may be found out meanwhile.
+    pub(crate) fn spawn(program: &HelperProgram) -> Result<Self, StartError> {
         let file = program.file().ok_or(StartError::NoHelper)?;
         let (socket, theirs) = channel::pair(SocketType::SEQPACKET).map_err(StartError::Spawn)?;
-        let mut helper = Command::new(file)
+        let helper = Command::new(file)
             .arg(HELPER_ARGUMENT)
             .env_clear()
             .current_dir("/")
@@ -89,17 +88,35 @@ impl Session {
             .stderr(Stdio::null())
             .spawn()
             .map_err(StartError::Spawn)?;
-        match shake_hands(&socket, spec, lock) {
+        Ok(Self(Some(Held { socket, helper })))
+    }
+}
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        if let Some(Held { socket, mut helper }) = self.0.take() {
+            drop(socket);
+            end_helper(&mut helper);
+        }
+    }
+}
+
+impl Session {
+    /// Waits until the session stands. Blocks for at most 30 seconds. The helper holds the lock as long
+    /// as anything of the session lives.
+    pub(crate) fn start(
+        mut helper: Helper,
+        spec: &SessionSpec,
+        lock: BorrowedFd<'_>,
+    ) -> Result<Self, StartError> {
+        let Some(held) = helper.0.as_ref() else { return Err(StartError::Silent(None)) };
+        match shake_hands(&held.socket, spec, lock) {
             Ok((facts, memory_events, [workspace, scratch, upper], kept)) => {
-                let held = Mutex::new(Some(Held { socket, helper }));
+                let held = Mutex::new(helper.0.take());
                 let upper = Arc::new(upper);
                 Ok(Self { facts, memory_events, workspace, scratch, upper, kept, held })
             }
-            Err(error) => {
-                drop(socket);
-                end_helper(&mut helper);
-                Err(error)
-            }
+            Err(error) => Err(error),
         }
     }
 

@@ -153,11 +153,9 @@ pub(crate) struct SystemView {
     pub(crate) trees: Vec<PathBuf>,
     /// Links that are made: path, target.
     pub(crate) links: Vec<(PathBuf, PathBuf)>,
-    /// What is hidden in the directories.
-    pub(crate) masks: Vec<PathBuf>,
 }
 
-/// Looks at the host.
+/// Looks for the directories.
 pub(crate) fn view() -> SystemView {
     let mut view = SystemView::default();
     for path in SHOWN.map(Path::new).into_iter().filter(|path| is_wanted(path)) {
@@ -171,7 +169,16 @@ pub(crate) fn view() -> SystemView {
             Ok(_) | Err(_) => {}
         }
     }
-    let real = |path: &&str| Path::new(path).canonicalize().ok();
+    // Most are not there, which is said at once where every part would be asked for.
+    view
+}
+
+/// What is hidden in the directories that are shown.
+pub(crate) fn masks() -> Vec<PathBuf> {
+    let real = |path: &&str| {
+        let path = Path::new(path);
+        fs::symlink_metadata(path).ok().and_then(|_| path.canonicalize().ok())
+    };
     let mut masks: Vec<PathBuf> = HIDDEN.iter().filter_map(real).collect();
     masks.extend(host_keys());
     let maybe = MAYBE_HIDDEN.iter().filter_map(real);
@@ -182,8 +189,7 @@ pub(crate) fn view() -> SystemView {
     }
     masks.sort();
     masks.dedup();
-    view.masks = without_nested(masks);
-    view
+    without_nested(masks)
 }
 
 /// Whether a path is shown or made as a link by the system's view, where it is there.
@@ -228,11 +234,12 @@ fn closed_to_others(directory: &Path) -> Vec<PathBuf> {
             if seen > MAX_ENTRIES {
                 return closed;
             }
-            let Ok(metadata) = entry.metadata() else { continue };
-            let needed = if metadata.is_dir() { 0o001 } else { 0o004 };
-            if metadata.is_symlink() {
+            // Told by the directory; most of what is in `/etc` are links.
+            if entry.file_type().is_ok_and(|kind| kind.is_symlink()) {
                 continue;
             }
+            let Ok(metadata) = entry.metadata() else { continue };
+            let needed = if metadata.is_dir() { 0o001 } else { 0o004 };
             if metadata.mode() & needed == 0 {
                 closed.push(entry.path());
             } else if metadata.is_dir() && depth < MAX_DEPTH {
@@ -274,7 +281,7 @@ mod tests {
 
     #[test]
     fn what_is_hidden_is_there_once_and_has_no_link_in_its_path() {
-        let masks = view().masks;
+        let masks = masks();
         let real: Vec<PathBuf> = masks.iter().flat_map(|path| path.canonicalize()).collect();
         assert_eq!(masks, real);
         for (number, mask) in masks.iter().enumerate() {
@@ -286,7 +293,7 @@ mod tests {
     #[test]
     fn the_users_of_this_machine_keep_their_passwords() {
         assert_eq!(
-            view().masks.contains(&PathBuf::from("/etc/shadow")),
+            masks().contains(&PathBuf::from("/etc/shadow")),
             Path::new("/etc/shadow").exists()
         );
     }

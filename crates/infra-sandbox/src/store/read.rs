@@ -14,7 +14,7 @@ use super::sessions::SessionStore;
 use crate::changes::{DetailedChange, DetailedChangeSet, LineChanges, change_set, line_changes};
 use crate::layers::Layers;
 use crate::plan::HOME;
-use crate::session::Session;
+use crate::session::{Helper, Session};
 use crate::spec::{Keeping, LimitsSpec, NetworkSpec, Root, SessionSpec, Upper, View};
 
 /// A byte of an archive takes at most so many in memory, where a small file takes a page.
@@ -78,8 +78,9 @@ impl SessionStore {
             },
             layers: Layers::ALL,
         };
-        let session =
-            Session::start(self.helper_program(), &spec, file.as_fd()).map_err(io::Error::other)?;
+        let session = Helper::spawn(self.helper_program())
+            .and_then(|helper| Session::start(helper, &spec, file.as_fd()))
+            .map_err(io::Error::other)?;
         let upper = session.upper.try_clone();
         session.end();
         upper

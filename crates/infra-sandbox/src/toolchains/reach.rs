@@ -33,7 +33,8 @@ pub(super) struct Reached {
 pub(super) fn reached(directory: &Path) -> Reached {
     let mut reached = Reached::default();
     let Ok(entries) = fs::read_dir(directory) else { return reached };
-    let mut scripts = 0;
+    // What a version manager makes there, one for each program, names its own shell and nothing else.
+    let mut scripts = if directory.ends_with("shims") { MAX_SCRIPTS } else { 0 };
     for entry in entries.flatten().take(MAX_ENTRIES) {
         let Ok(kind) = entry.file_type() else { continue };
         let path = entry.path();
@@ -77,7 +78,7 @@ fn beginning(path: &Path, max_bytes: u64) -> Option<Vec<u8>> {
     if !file.metadata().ok()?.is_file() {
         return None;
     }
-    let mut bytes = Vec::new();
+    let mut bytes = Vec::with_capacity(usize::try_from(max_bytes).ok()?);
     file.take(max_bytes).read_to_end(&mut bytes).ok()?;
     Some(bytes)
 }
