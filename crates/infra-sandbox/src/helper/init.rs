@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Mode, OFlags, open};
+use rustix::net::SocketType;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
 use super::confine::{Confinement, Writable, landlock_abi};
@@ -157,6 +158,8 @@ pub(crate) fn kernel_version() -> Option<(u32, u32)> {
 fn serve(socket: &OwnedFd, session: &Session) -> ! {
     let Ok(signals) = kernel::child_signals() else { kernel::exit_now(1) };
     let signals = kernel::own(signals);
+    let mut commands = Commands { session, socket, spare: None, started: 0 };
+    commands.make_spare();
     loop {
         let mut wanted = [PollFd::new(socket, PollFlags::IN), PollFd::new(&signals, PollFlags::IN)];
         let polled = poll(&mut wanted, None);
@@ -170,7 +173,7 @@ fn serve(socket: &OwnedFd, session: &Session) -> ! {
         }
         if !asked.is_empty() {
             match channel::receive(socket) {
-                Ok(Some((_, descriptors))) => start(session, socket, descriptors),
+                Ok(Some((_, descriptors))) => commands.start(descriptors),
                 // The host is gone, and everything here goes with it.
                 Ok(None) | Err(_) => kernel::exit_now(0),
             }
@@ -178,20 +181,63 @@ fn serve(socket: &OwnedFd, session: &Session) -> ! {
     }
 }
 
-/// Starts the keeper of one command. What it is connected to says itself what went wrong.
-fn start(session: &Session, socket: &OwnedFd, descriptors: Vec<OwnedFd>) {
-    let Ok(connections) = keeper::Connections::of(descriptors) else { return };
-    let namespaces = if session.layers.namespaces {
-        libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWIPC
-    } else {
-        0
-    };
-    match kernel::fork(namespaces) {
-        Ok(Fork::Child) => {
-            kernel::close_socket(socket.as_fd());
-            keeper::run(session, connections)
+/// The keepers of commands, and one that waits for the next: most of what is made for a command does not
+/// depend on it, and is made while the one before runs.
+struct Commands<'a> {
+    session: &'a Session,
+    socket: &'a OwnedFd,
+    /// What the waiting keeper is told its command by.
+    spare: Option<OwnedFd>,
+    started: u64,
+}
+
+impl Commands<'_> {
+    /// Starts a command. What it is connected to says itself what went wrong.
+    fn start(&mut self, descriptors: Vec<OwnedFd>) {
+        let borrowed: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+        let spare = self.spare.take();
+        // One that was killed, for want of memory say, takes nothing.
+        let taken = spare.is_some_and(|spare| channel::send(&spare, b"run", &borrowed).is_ok());
+        drop(borrowed);
+        if taken {
+            // Before the next keeper is made, which would hold them.
+            drop(descriptors);
+        } else if let Ok(connections) = keeper::Connections::of(descriptors) {
+            match kernel::fork(self.namespaces()) {
+                Ok(Fork::Child) => {
+                    kernel::close_socket(self.socket.as_fd());
+                    let prepared = keeper::prepare(self.session);
+                    keeper::run(self.session, connections, prepared)
+                }
+                Ok(Fork::Parent(_)) => {}
+                Err(error) => connections.refuse(&error),
+            }
         }
-        Ok(Fork::Parent(_)) => {}
-        Err(error) => connections.refuse(&error),
+        self.started += 1;
+        // A session with one command, as most are, is not to pay for a second.
+        if self.started > 1 {
+            self.make_spare();
+        }
+    }
+
+    /// Makes a keeper that waits. Where that cannot be had, the next command gets one when it comes.
+    fn make_spare(&mut self) {
+        let Ok((ours, theirs)) = channel::pair(SocketType::SEQPACKET) else { return };
+        match kernel::fork(self.namespaces()) {
+            Ok(Fork::Child) => {
+                kernel::close_socket(self.socket.as_fd());
+                drop(ours);
+                keeper::wait(self.session, &theirs)
+            }
+            Ok(Fork::Parent(_)) => self.spare = Some(ours),
+            Err(_) => {}
+        }
+    }
+
+    fn namespaces(&self) -> i32 {
+        match self.session.layers.namespaces {
+            true => libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWIPC,
+            false => 0,
+        }
     }
 }

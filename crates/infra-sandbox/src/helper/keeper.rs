@@ -13,6 +13,7 @@ use rustix::fs::{Access, access};
 use super::init::Session;
 use super::kernel::{self, Blocking, Fork, Waited};
 use super::proc_masks;
+use crate::channel;
 use crate::spec::{CommandEvent, CommandRequest, CommandSpec, LaunchStage, REQUEST_BYTES};
 
 /// Where a program without a slash is looked for when the command has no `PATH`.
@@ -57,10 +58,30 @@ fn tell(control: &mut File, event: CommandEvent) {
     drop(control.write_all(&event.encode()));
 }
 
+/// Makes ready what does not depend on the command: a `/proc` of this pid namespace.
+pub(super) fn prepare(session: &Session) -> io::Result<()> {
+    if session.layers.mounts { proc_masks::fresh_proc(&session.proc_masks) } else { Ok(()) }
+}
+
+/// Makes ready, waits for a command, and runs it. Ends where none will come.
+pub(super) fn wait(session: &Session, socket: &OwnedFd) -> ! {
+    let prepared = prepare(session);
+    if let Ok(Some((_, descriptors))) = channel::receive(socket)
+        && let Ok(connections) = Connections::of(descriptors)
+    {
+        kernel::close_socket(socket.as_fd());
+        run(session, connections, prepared);
+    }
+    kernel::exit_now(0)
+}
+
 /// Runs the command to its end, says how it ended, and ends with everything that it has left.
-pub(super) fn run(session: &Session, connections: Connections) -> ! {
+pub(super) fn run(session: &Session, connections: Connections, prepared: io::Result<()>) -> ! {
     let Connections { mut control, command, streams } = connections;
-    let (leader, signals) = match launch(session, command, streams) {
+    let launched = prepared
+        .map_err(|error| (LaunchStage::Sandbox, error))
+        .and_then(|()| launch(session, command, streams));
+    let (leader, signals) = match launched {
         Ok(running) => running,
         Err((stage, error)) => {
             tell(&mut control, refused(stage, &error));
@@ -85,9 +106,6 @@ fn launch(
     streams: [OwnedFd; 3],
 ) -> Result<(i32, OwnedFd), Refusal> {
     let sandbox = |error| (LaunchStage::Sandbox, error);
-    if session.layers.mounts {
-        proc_masks::fresh_proc(&session.proc_masks).map_err(sandbox)?;
-    }
     let spec = read_command(command).map_err(sandbox)?;
     let signals = kernel::own(kernel::child_signals().map_err(sandbox)?);
     let (mut failure, failure_writer) = io::pipe().map_err(sandbox)?;

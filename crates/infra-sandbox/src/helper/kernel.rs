@@ -237,6 +237,6 @@ pub(super) fn landlock_version() -> u32 {
 
 /// Closes a socket that a borrowed value still names; the caller uses it no more.
 pub(super) fn close_socket(socket: BorrowedFd<'_>) {
-    // SAFETY: the launcher calls this once and then only waits and exits without running drops.
+    // SAFETY: whoever calls this does it once for a socket and then ends without running drops.
     let _closed = unsafe { libc::close(socket.as_raw_fd()) };
 }

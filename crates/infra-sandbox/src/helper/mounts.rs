@@ -60,13 +60,23 @@ pub(super) fn memory(bytes: u64, mode: &str) -> io::Result<OwnedFd> {
     finish(&context)
 }
 
+/// Whether what is mounted can be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Changeable {
+    Yes,
+    No,
+}
+
 /// A new `/proc` of the current pid namespace, attached nowhere yet.
-pub(super) fn processes() -> io::Result<OwnedFd> {
+pub(super) fn processes(changeable: Changeable) -> io::Result<OwnedFd> {
     let context = fsopen("proc", FsOpenFlags::FSOPEN_CLOEXEC)?;
     fsconfig_create(context.as_fd())?;
-    let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID
+    let mut attributes = MountAttrFlags::MOUNT_ATTR_NOSUID
         | MountAttrFlags::MOUNT_ATTR_NODEV
         | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    if changeable == Changeable::No {
+        attributes |= MountAttrFlags::MOUNT_ATTR_RDONLY;
+    }
     Ok(fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
 }
 

@@ -14,7 +14,7 @@ use rustix::fs::{CWD, Mode, OFlags, open};
 use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_bind, mount_change, unmount};
 
 use super::confine::Writable;
-use super::mounts::{self, NO_DEVICES, NO_SETUID, READ_ONLY};
+use super::mounts::{self, Changeable, NO_DEVICES, NO_SETUID, READ_ONLY};
 use super::shown::{self, Held, Layer};
 use crate::spec::{Access, Root, SetupStage, Shown, View};
 
@@ -77,7 +77,7 @@ pub(super) fn enter(view: &View) -> Step<Entered> {
     held.extend(workspace);
     // A tree is placed after what it stands in.
     held.sort_by(|left, right| left.target.cmp(&right.target));
-    let processes = during(SetupStage::Proc, "mounting /proc", mounts::processes())?;
+    let processes = during(SetupStage::Proc, "mounting /proc", mounts::processes(Changeable::Yes))?;
     let devices: Vec<Held> = DEVICES.iter().filter_map(|name| device(name)).collect();
     let terminals = mounting("making pseudo-terminals", mounts::terminals())?;
 
