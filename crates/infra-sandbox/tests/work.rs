@@ -317,3 +317,27 @@ async fn a_session_that_fills_its_space_is_stopped_and_says_so() {
     assert_eq!(exit.ending, Ending::LimitExceeded(forge_domain::Resource::Disk));
     environment.close().await.unwrap();
 }
+
+#[tokio::test]
+async fn where_memory_runs_out_a_command_is_ended_before_anything_of_the_users() {
+    let place = Place::new();
+    let environment = place.environment();
+    // The first and the second are started differently.
+    for _ in 0..3 {
+        assert_eq!(shell(&environment, "cat /proc/self/oom_score_adj").await, "1000\n");
+    }
+    environment.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn commands_of_one_session_hold_nothing_of_each_others() {
+    let place = Place::new();
+    let environment = place.environment();
+    for _ in 0..4 {
+        let seen =
+            shell(&environment, "ls /proc/self/fd | wc -l; ls -d /proc/[0-9]* | wc -l").await;
+        // Three streams and what `ls` reads; the keeper, the shell, `ls` and `wc`.
+        assert_eq!(seen, "4\n4\n");
+    }
+    environment.close().await.unwrap();
+}

@@ -143,8 +143,6 @@ fn limit(limits: &LimitsSpec, memory_bounded: bool) -> io::Result<()> {
         // Not the address space: several runtimes reserve much more of it than they use.
         lower(Resource::Data, bytes)?;
     }
-    // Where memory runs out, the kernel ends a command rather than anything of the user's.
-    drop(std::fs::write("/proc/self/oom_score_adj", "1000"));
     Ok(())
 }
 
