@@ -94,14 +94,17 @@ fn show(what: &str, cost: Cost) {
 
 fn one_command(scratch: &Path) {
     let (mut version, mut exec, mut shell) = (Vec::new(), Vec::new(), Vec::new());
+    let mut isolated = Vec::new();
     for _ in 0..RUNS {
         version.push(measure(&mut forge(scratch, ["--version"])));
         exec.push(measure(&mut forge(scratch, ["--local", "exec", "--", "true"])));
+        isolated.push(measure(&mut forge(scratch, ["--sandbox", "exec", "--", "true"])));
         shell.push(measure(Command::new("sh").args(["-c", "true"])));
     }
     let (exec, shell) = (median(exec), median(shell));
     show("forge --version", median(version));
     show("forge --local exec -- true", exec);
+    show("forge --sandbox exec -- true", median(isolated));
     show("sh -c true", shell);
     let ratio = exec.time.as_secs_f64() / shell.time.as_secs_f64();
     println!("{:<44} {ratio:>9.2} ×", "exec against sh");
@@ -109,15 +112,22 @@ fn one_command(scratch: &Path) {
 
 fn session(scratch: &Path) {
     let server = Server::start();
-    let costs = (0..RUNS).map(|_| {
-        let prompt = ["--local", "-p", "go", "-m", "openai/scripted"];
-        let mut command = forge(scratch, prompt);
+    let one = |environment: &str| {
+        let mut command = forge(scratch, [environment, "-p", "go", "-m", "openai/scripted"]);
         command.env("OPENAI_API_KEY", "x").env("OPENAI_BASE_URL", format!("{}/v1", server.url));
         measure(&mut command)
-    });
-    let whole = median(costs.collect());
-    show("a session of 50 calls, whole", whole);
-    show("a session of 50 calls, per call", Cost { time: whole.time / CALLS as u32, ..whole });
+    };
+    let (mut local, mut sandbox) = (Vec::new(), Vec::new());
+    for _ in 0..RUNS {
+        local.push(one("--local"));
+        sandbox.push(one("--sandbox"));
+    }
+    for (name, costs) in [("on this machine", local), ("in the sandbox", sandbox)] {
+        let whole = median(costs);
+        show(&format!("a session of 50 calls {name}, whole"), whole);
+        let call = Cost { time: whole.time / CALLS as u32, ..whole };
+        show(&format!("a session of 50 calls {name}, per call"), call);
+    }
 }
 
 fn gigabyte(scratch: &Path) {
