@@ -17,6 +17,7 @@ pub(crate) const ATTEMPTS: &[Entry] = &[
     ("open-all-for-writing", open_all_for_writing),
     ("make-node", make_node),
     ("push-input", push_input),
+    ("set-line-discipline", set_line_discipline),
     ("write-back", write_back),
     ("read-kernel-log", read_kernel_log),
 ];
@@ -107,6 +108,17 @@ fn push_input(arguments: &Arguments) -> Outcome {
     for byte in arguments.text(0)?.bytes() {
         call!(libc::SYS_ioctl, fd, 0x5412 /* TIOCSTI */, &[byte][..])?;
     }
+    Ok(())
+}
+
+/// `set-line-discipline PATH NUMBER`: of a terminal of the host.
+fn set_line_discipline(arguments: &Arguments) -> Outcome {
+    let mut options = OpenOptions::new();
+    let terminal = options.read(true).write(true).custom_flags(libc::O_NOCTTY);
+    let terminal = terminal.open(arguments.text(0)?)?;
+    let number = i32::try_from(arguments.number(1)?).map_err(io::Error::other)?;
+    let fd = terminal.as_raw_fd();
+    call!(libc::SYS_ioctl, fd, 0x5423 /* TIOCSETD */, &number.to_ne_bytes()[..])?;
     Ok(())
 }
 

@@ -79,6 +79,8 @@ const REFUSED: &[libc::c_long] = &[
     libc::SYS_quotactl_fd,
     libc::SYS_acct,
     libc::SYS_syslog,
+    libc::SYS_adjtimex,
+    libc::SYS_clock_adjtime,
     libc::SYS_clock_settime,
     libc::SYS_settimeofday,
     libc::SYS_sethostname,

@@ -68,15 +68,18 @@ fn lacks_input_pushing() -> Option<&'static str> {
     lacks_terminals()
 }
 
+fn open_terminal(path: &str) -> fs::File {
+    let mut options = fs::File::options();
+    options.read(true).write(true).custom_flags(libc::O_NOCTTY).open(path).unwrap()
+}
+
+/// The line discipline that keeps everything for itself (`N_NULL`).
+const NULL_DISCIPLINE: i32 = 27;
+
 /// A canary in a terminal: what comes out on the master's side.
 fn on_terminal(stage: &mut Stage, attempt: &str) -> Trial {
     let (master, path) = terminal();
-    let other = fs::File::options()
-        .read(true)
-        .write(true)
-        .custom_flags(libc::O_NOCTTY)
-        .open(&path)
-        .unwrap();
+    let other = open_terminal(&path);
     let (token, mut text) = (stage.token.clone(), Vec::new());
     stage.trial(attempt, [stage.token.clone(), path]).judged(move |_| {
         let _open = &other;
@@ -175,6 +178,16 @@ pub(crate) fn attempts() -> Vec<Attempt> {
             .two_locks(),
         Attempt::new("push_input_into_a_terminal", "20", |stage| on_terminal(stage, "push-input"))
             .unless(lacks_input_pushing),
+        Attempt::new("set_the_line_discipline_of_a_terminal", "20", |stage| {
+            let (master, path) = terminal();
+            let other = open_terminal(&path);
+            let number = NULL_DISCIPLINE.to_string();
+            stage.trial("set-line-discipline", [path, number]).judged(move |_| {
+                let _open = &master;
+                crate::host::line_discipline(&other) == Some(NULL_DISCIPLINE)
+            })
+        })
+        .unless(lacks_terminals),
     ]
 }
 

@@ -243,3 +243,11 @@ pub(crate) fn kernel_log_word() -> String {
     let line = text.lines().rev().nth(1).unwrap_or_default();
     line.rsplit("] ").next().unwrap_or_default().to_owned()
 }
+
+/// Which line discipline a terminal has.
+pub(crate) fn line_discipline(terminal: &fs::File) -> Option<i32> {
+    let mut number = 0_i32;
+    // SAFETY: the kernel writes one number (ioctl_tty(2), `TIOCGETD`).
+    let result = unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCGETD, &raw mut number) };
+    (result == 0).then_some(number)
+}
