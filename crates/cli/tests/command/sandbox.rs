@@ -401,8 +401,7 @@ fn in_a_container(world: &World, script: &str) -> Ended {
     let prologue = "cd \"$PLACE\" && mount -t tmpfs none work && mkdir work/upper work/work &&
         mount -t overlay none -o lowerdir=lower,upperdir=work/upper,workdir=work/work,userxattr state &&
         export FORGE_STATE_DIR=\"$PLACE/state\" && cd \"$PROJECT\" && set -e\n";
-    let mut command =
-        world.shell(&format!("exec unshare --user --map-root-user --mount sh -c \"$SCRIPT\""));
+    let mut command = world.shell("exec unshare --user --map-root-user --mount sh -c \"$SCRIPT\"");
     command.env("SCRIPT", format!("{prologue}{script}")).env("PLACE", place);
     command.env("PROJECT", world.project()).env("FORGE", env!("CARGO_BIN_EXE_forge"));
     run(&mut command)
