@@ -79,6 +79,11 @@ type Standing = (Session, SessionFacts, Vec<OwnedFd>);
 
 fn set_up(spec: &SessionSpec, mut facts: SessionFacts) -> Result<Standing, SetupFailure> {
     let layers = spec.layers;
+    if layers.limits {
+        // Where memory runs out, the kernel ends a command rather than anything of the user's. What this
+        // process has is inherited; once nobody may look into it, it is root alone who may write that.
+        drop(fs::write("/proc/self/oom_score_adj", "1000"));
+    }
     // No process of the session may look into this one, whoever runs it.
     if layers.namespaces {
         let _unchecked = set_dumpable_behavior(DumpableBehavior::NotDumpable);

@@ -58,13 +58,8 @@ fn tell(control: &mut File, event: CommandEvent) {
     drop(control.write_all(&event.encode()));
 }
 
-/// Makes ready what does not depend on the command: what it inherits, and a `/proc` of this pid namespace.
+/// Makes ready what does not depend on the command: a `/proc` of this pid namespace.
 pub(super) fn prepare(session: &Session) -> io::Result<()> {
-    if session.layers.limits {
-        // Where memory runs out, the kernel ends a command rather than anything of the user's. By the
-        // session's own `/proc`: the command's is read-only.
-        drop(std::fs::write("/proc/self/oom_score_adj", "1000"));
-    }
     if session.layers.mounts { proc_masks::fresh_proc(&session.proc_masks) } else { Ok(()) }
 }
 
