@@ -32,7 +32,7 @@ pub use executor::Executor;
 pub use forge::{ForgeAPI, InitError};
 pub use forge_app::{
     AgentConfig, AgentEvent, AskPolicy, Conversation, ToolOutcome, TurnError, TurnOutcome,
-    TurnReport, limit_text,
+    TurnReport, difference, limit_text,
 };
 // The contracts are part of this interface, all of them and by intention.
 pub use forge_domain::*;
@@ -41,11 +41,11 @@ pub use forge_infra_model::{ModelConfig, ModelConfigError, Provider};
 #[cfg(target_os = "linux")]
 pub use forge_infra_sandbox::{
     AddedAccess, AddedDirectory, Check, CheckOutcome, DamagedSession, DetailedChange,
-    DetailedChangeSet, FileFacts, HelperProgram, LineChanges, Listing, OpenSession, ProbeReport,
-    PruneOptions, PruneReport, Pruned, SandboxConfig, SandboxEnvironment, SandboxLimits,
-    SandboxView, SessionChoice, SessionEnd, SessionError, SessionLayers, SessionMedium,
-    SessionOrigin, SessionState, SessionStore, SessionSummary, StoredSummary, TOOLCHAIN_VARIABLES,
-    UsedSession, apparmor_profile, load_apparmor_profile, probe, sandbox_hook,
+    DetailedChangeSet, FileFacts, HelperProgram, IgnoredFiles, LineChanges, Listing, OpenSession,
+    ProbeReport, PruneOptions, PruneReport, Pruned, SandboxConfig, SandboxEnvironment,
+    SandboxLimits, SandboxView, SessionChoice, SessionEnd, SessionError, SessionLayers,
+    SessionMedium, SessionOrigin, SessionState, SessionStore, SessionSummary, StoredSummary,
+    TOOLCHAIN_VARIABLES, UsedSession, apparmor_profile, load_apparmor_profile, probe, sandbox_hook,
 };
 pub use forge_infra_tensorlake::{
     AddressError, ConfigError as TensorlakeConfigError, Resources, TensorlakeConfig,

@@ -10,6 +10,7 @@ mod approval;
 mod calls;
 mod config;
 mod conversation;
+pub mod difference;
 mod event;
 mod plain;
 mod prompt;

@@ -94,15 +94,24 @@ pub(crate) struct DiffArguments {
     #[command(flatten)]
     pub(crate) common: PlaceOptions,
     /// The session; an unambiguous beginning of its id will do [default: the newest of this
-    /// workspace that has changed anything]
+    /// workspace that has changed anything]. What is no id is the first of the paths
     #[arg(value_name = "SESSION")]
-    pub(crate) session: Option<String>,
+    pub(crate) session: Option<OsString>,
+    /// Only what is at or beneath these paths
+    #[arg(value_name = "PATHS")]
+    pub(crate) paths: Vec<OsString>,
     /// How many lines were changed in each file
-    #[arg(long, conflicts_with = "name_only")]
+    #[arg(long, conflicts_with_all = ["name_only", "json"])]
     pub(crate) stat: bool,
     /// The paths only, one a line
-    #[arg(long)]
+    #[arg(long, conflicts_with = "json")]
     pub(crate) name_only: bool,
+    /// Facts about each file, as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Files that the project's ignore rules leave out, too
+    #[arg(long)]
+    pub(crate) ignored: bool,
 }
 
 /// `forge discard`.

@@ -10,6 +10,8 @@ mod choice;
 mod closing;
 mod configuration;
 #[cfg(target_os = "linux")]
+mod diff;
+#[cfg(target_os = "linux")]
 mod doctor;
 mod exec;
 mod executor;
@@ -21,6 +23,8 @@ mod interactive;
 mod keyfile;
 mod logging;
 mod model;
+#[cfg(target_os = "linux")]
+mod pager;
 mod program;
 mod questions;
 mod rendering;

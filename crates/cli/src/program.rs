@@ -43,7 +43,7 @@ pub(crate) fn run() -> ExitCode {
             conclude(Verb::Exec, settings(), |settings| exec::run(settings, exec.shell, exec.argv))
         }
         #[cfg(target_os = "linux")]
-        Some(Subcommand::Diff(diff)) => look(prompt, diff.common.verbose, sessions::diff(*diff)),
+        Some(Subcommand::Diff(diff)) => look(prompt, diff.common.verbose, crate::diff::diff(*diff)),
         #[cfg(target_os = "linux")]
         Some(Subcommand::Discard(discard)) => {
             look(prompt, discard.common.verbose, sessions::discard(*discard))

@@ -1,4 +1,4 @@
-//! `forge diff`, `forge discard` and `forge session`: what is kept of sessions, looked at and cleared
+//! `forge discard` and `forge session`: what is kept of sessions, looked at and cleared
 //! away. Nothing is started here.
 
 use std::io::Write as _;
@@ -6,20 +6,18 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use forge_api::{
-    ChangeKind, DetailedChange, Host, LineChanges, Listing, LocalHost, OutputStream, PruneOptions,
-    SessionError, SessionId, SessionState, SessionStore, SessionSummary,
+    Host, Listing, LocalHost, OutputStream, PruneOptions, SessionError, SessionId, SessionState,
+    SessionStore, SessionSummary,
 };
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::arguments::{
-    DiffArguments, DiscardArguments, PlaceOptions, SessionArguments, SessionVerb,
-};
+use crate::arguments::{DiscardArguments, PlaceOptions, SessionArguments, SessionVerb};
 use crate::executor::store_directory;
 use crate::exit::Conclusion;
 use crate::failure::{self, Failure};
 use crate::settings::state_directory;
 use crate::stdin;
-use crate::terminal::{Paint, Role, clean, columns, is_terminal};
+use crate::terminal::{Paint, Role, clean, is_terminal};
 use crate::variables;
 use crate::writer;
 
@@ -28,14 +26,14 @@ const STOP_LIMIT: Duration = Duration::from_secs(15);
 const STOP_INTERVAL: Duration = Duration::from_millis(50);
 
 /// The sessions, and where the command was called.
-struct Place {
-    store: SessionStore,
-    workspace: Option<PathBuf>,
-    paint: Paint,
+pub(crate) struct Place {
+    pub(crate) store: SessionStore,
+    pub(crate) workspace: Option<PathBuf>,
+    pub(crate) paint: Paint,
 }
 
 impl Place {
-    async fn of(options: &PlaceOptions) -> Result<Self, Failure> {
+    pub(crate) async fn of(options: &PlaceOptions) -> Result<Self, Failure> {
         let state = store_directory()?;
         let host = LocalHost {
             home: variables::absolute_path("HOME"),
@@ -57,7 +55,7 @@ impl Place {
 
     /// The session that is meant: the one that is named, or the newest of the workspace that holds
     /// anything.
-    fn session(&self, named: Option<&str>) -> Result<Option<SessionSummary>, Failure> {
+    pub(crate) fn session(&self, named: Option<&str>) -> Result<Option<SessionSummary>, Failure> {
         if let Some(text) = named {
             let id = self.store.resolve(text)?;
             return Ok(Some(self.store.find(&id)?));
@@ -71,145 +69,15 @@ impl Place {
     }
 }
 
-/// `forge diff`.
-///
-/// # Errors
-/// There is no such session, or it cannot be read.
-pub(crate) async fn diff(arguments: DiffArguments) -> Result<Conclusion, Failure> {
-    let place = Place::of(&arguments.common).await?;
-    let Some(session) = place.session(arguments.session.as_deref())? else {
-        return Ok(Conclusion::Done);
-    };
-    let layers = place.store.layers(&session.id)?;
-    let changes = layers
-        .changes()
-        .map_err(|source| Failure::System { what: "the changes cannot be read", source })?;
-    let mut text = Vec::new();
-    if arguments.name_only {
-        for change in &changes.changes {
-            writeln!(text, "{}", shown(&change.path)).unwrap_or_default();
-        }
-    } else {
-        let rows = changes.changes.iter().map(|change| (change, layers.line_changes(change)));
-        stat(&rows.collect::<Vec<_>>(), place.paint, &mut text);
-    }
-    print(&text)?;
-    if changes.ignored_files > 0
-        && (is_terminal(OutputStream::Stderr) || arguments.common.verbose > 0)
-    {
-        let message = format!(
-            "{} ignored {} changed as well",
-            changes.ignored_files,
-            plural(changes.ignored_files, "file", "files")
-        );
-        failure::note(
-            &message,
-            Paint::choose(arguments.common.color.unwrap_or_default(), OutputStream::Stderr),
-        );
-    }
-    Ok(Conclusion::Done)
-}
-
-/// As `git diff --stat` has it: a line a file, and a sum.
-fn stat(rows: &[(&DetailedChange, LineChanges)], paint: Paint, text: &mut Vec<u8>) {
-    if rows.is_empty() {
-        return;
-    }
-    let names: Vec<String> = rows.iter().map(|(change, _)| shown(&change.path)).collect();
-    let widest = names.iter().map(|name| name.chars().count()).max().unwrap_or(0);
-    let most = rows.iter().map(|(_, lines)| total(*lines)).max().unwrap_or(0);
-    let digits = most.to_string().len().max(3);
-    let room = columns(OutputStream::Stdout).saturating_sub(digits + 6);
-    let name_room = widest.min(room.saturating_sub(10).max(20));
-    let bar_room = room.saturating_sub(name_room).clamp(4, 40) as u64;
-    let (mut added, mut removed) = (0, 0);
-    for ((change, lines), name) in rows.iter().zip(names) {
-        let name = shortened(&name, name_room);
-        let what = match (change.kind, lines) {
-            (ChangeKind::ModeChanged, _) => match (change.before, change.after) {
-                (Some(before), Some(after)) => {
-                    format!("mode {:o} → {:o}", before.mode & 0o7777, after.mode & 0o7777)
-                }
-                _ => "mode".to_owned(),
-            },
-            (ChangeKind::TypeChanged, LineChanges::NoFile) => "type".to_owned(),
-            (kind, LineChanges::NoFile) => described(kind).to_owned(),
-            (_, LineChanges::Binary) => {
-                let size = |facts: Option<forge_api::FileFacts>| facts.map_or(0, |f| f.size_bytes);
-                format!("{:>digits$} {} → {} bytes", "Bin", size(change.before), size(change.after))
-            }
-            (_, LineChanges::Lines { added: more, removed: fewer }) => {
-                added += more;
-                removed += fewer;
-                let sum = more + fewer;
-                let scale = |count: &u64| match most {
-                    0 => 0,
-                    most if most <= bar_room => *count,
-                    most => (count * bar_room).div_ceil(most),
-                };
-                let bar = |role, sign: &str, count: &u64| {
-                    paint.paint(role, &sign.repeat(usize::try_from(scale(count)).unwrap_or(0)))
-                };
-                let mark = match change.kind {
-                    ChangeKind::Created => " (new)",
-                    ChangeKind::Deleted => " (gone)",
-                    ChangeKind::TypeChanged => " (type)",
-                    ChangeKind::Modified | ChangeKind::ModeChanged => "",
-                };
-                let (plus, minus) = (bar(Role::Good, "+", more), bar(Role::Bad, "-", fewer));
-                format!("{sum:>digits$} {plus}{minus}{mark}")
-            }
-        };
-        let pad = " ".repeat(name_room.saturating_sub(name.chars().count()));
-        writeln!(text, " {name}{pad} | {}", what.trim_end()).unwrap_or_default();
-    }
-    let files = rows.len() as u64;
-    let mut sum = format!(" {files} {} changed", plural(files, "file", "files"));
-    if added > 0 || removed == 0 {
-        sum.push_str(&format!(", {added} {}(+)", plural(added, "insertion", "insertions")));
-    }
-    if removed > 0 {
-        sum.push_str(&format!(", {removed} {}(-)", plural(removed, "deletion", "deletions")));
-    }
-    writeln!(text, "{sum}").unwrap_or_default();
-}
-
-fn total(lines: LineChanges) -> u64 {
-    match lines {
-        LineChanges::Lines { added, removed } => added + removed,
-        LineChanges::Binary | LineChanges::NoFile => 0,
-    }
-}
-
-fn described(kind: ChangeKind) -> &'static str {
-    match kind {
-        ChangeKind::Created => "new",
-        ChangeKind::Modified => "other",
-        ChangeKind::Deleted => "gone",
-        ChangeKind::ModeChanged => "mode",
-        ChangeKind::TypeChanged => "type",
-    }
-}
-
-/// The end of a name that is too long says more than its beginning.
-fn shortened(name: &str, room: usize) -> String {
-    let length = name.chars().count();
-    if length <= room {
-        return name.to_owned();
-    }
-    let kept: String = name.chars().skip(length - room.saturating_sub(1)).collect();
-    format!("…{kept}")
-}
-
 /// A path as it is printed: what could steer a terminal is escaped.
-fn shown(path: &Path) -> String {
+pub(crate) fn shown(path: &Path) -> String {
     match path.to_str() {
         Some(text) if !text.chars().any(char::is_control) => clean(text),
         _ => format!("{:?}", path.display().to_string()),
     }
 }
 
-fn plural(count: u64, one: &'static str, many: &'static str) -> &'static str {
+pub(crate) fn plural(count: u64, one: &'static str, many: &'static str) -> &'static str {
     if count == 1 { one } else { many }
 }
 
@@ -323,7 +191,7 @@ fn show(place: &Place, text: &str, json: bool) -> Result<Conclusion, Failure> {
         let mut value = as_json(&session);
         if let Some(changes) = &changes {
             let files = changes.changes.iter().map(|change| {
-                serde_json::json!({ "path": change.path.to_string_lossy(), "kind": described(change.kind) })
+                serde_json::json!({ "path": change.path.to_string_lossy(), "kind": crate::diff::described(change.kind) })
             });
             value["files"] = files.collect();
             value["changed_files"] = changes.changes.len().into();
@@ -457,7 +325,6 @@ pub(crate) fn print(text: &[u8]) -> Result<(), Failure> {
 
 #[cfg(test)]
 mod tests {
-    use forge_api::FileFacts;
     use pretty_assertions::assert_eq;
 
     use super::*;
@@ -473,37 +340,5 @@ mod tests {
     fn a_path_cannot_steer_the_terminal() {
         assert_eq!(shown(Path::new("a/b c")), "a/b c");
         assert_eq!(shown(Path::new("a\u{1b}[31m\n")), r#""a\u{1b}[31m\n""#);
-    }
-
-    #[test]
-    fn the_stat_has_a_line_a_file_and_a_sum() {
-        let facts = |mode| Some(FileFacts { mode, size_bytes: 5 });
-        let change = |path: &str, kind, before, after| DetailedChange {
-            path: path.into(),
-            kind,
-            before,
-            after,
-        };
-        let new = change("src/new.rs", ChangeKind::Created, None, facts(0o100_644));
-        let gone = change("old", ChangeKind::Deleted, facts(0o100_644), None);
-        let mode = change("run", ChangeKind::ModeChanged, facts(0o100_644), facts(0o100_755));
-        let binary = change("bin", ChangeKind::Modified, facts(0o100_644), facts(0o100_644));
-        let mut text = Vec::new();
-        stat(
-            &[
-                (&new, LineChanges::Lines { added: 3, removed: 0 }),
-                (&gone, LineChanges::Lines { added: 0, removed: 2 }),
-                (&mode, LineChanges::Lines { added: 0, removed: 0 }),
-                (&binary, LineChanges::Binary),
-            ],
-            Paint::Plain,
-            &mut text,
-        );
-        let expected = " src/new.rs |   3 +++ (new)\n \
-                        old        |   2 -- (gone)\n \
-                        run        | mode 644 → 755\n \
-                        bin        | Bin 5 → 5 bytes\n \
-                        4 files changed, 3 insertions(+), 2 deletions(-)\n";
-        assert_eq!(String::from_utf8(text).unwrap(), expected);
     }
 }

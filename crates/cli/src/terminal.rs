@@ -54,6 +54,16 @@ pub(crate) enum Role {
     Bad,
     /// What to look at.
     Warning,
+    /// Where in a file something is.
+    Place,
+    /// A line that is new.
+    Added,
+    /// What in it is.
+    AddedWord,
+    /// A line that is gone.
+    Removed,
+    /// What in it is.
+    RemovedWord,
 }
 
 impl Paint {
@@ -82,6 +92,11 @@ impl Paint {
             (Self::Colored, Role::Good) => "32",
             (Self::Colored, Role::Bad) => "1;31",
             (Self::Colored, Role::Warning) => "33",
+            (Self::Colored, Role::Place) => "36",
+            (Self::Colored, Role::Added) => "32",
+            (Self::Colored, Role::AddedWord) => "7;32",
+            (Self::Colored, Role::Removed) => "31",
+            (Self::Colored, Role::RemovedWord) => "7;31",
         };
         format!("\x1b[{code}m{text}\x1b[0m")
     }

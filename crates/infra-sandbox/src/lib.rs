@@ -46,7 +46,7 @@ mod system;
 mod toolchains;
 mod whole;
 
-pub use changes::{DetailedChange, DetailedChangeSet, FileFacts, LineChanges};
+pub use changes::{DetailedChange, DetailedChangeSet, FileFacts, IgnoredFiles, LineChanges};
 pub use config::{
     AddedAccess, AddedDirectory, SandboxConfig, SandboxLimits, SandboxView, SessionMedium,
 };

@@ -2,10 +2,14 @@
 
 mod json;
 mod lines;
+#[cfg(target_os = "linux")]
+mod patch;
 mod transcript;
 mod wire;
 
 pub(crate) use json::JsonReport;
+#[cfg(target_os = "linux")]
+pub(crate) use patch::{ChangedFile, FileSide, PatchStyle, Screen};
 pub(crate) use transcript::{Glyphs, Progress, Transcript};
 
 use forge_api::TurnOutcome;

@@ -3,6 +3,8 @@
 #![cfg(test)]
 
 mod completions;
+#[cfg(target_os = "linux")]
+mod diff;
 mod exec;
 mod harness;
 #[cfg(target_os = "linux")]

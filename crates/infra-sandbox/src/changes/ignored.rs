@@ -17,10 +17,21 @@ use crate::paths::file_type;
 /// More of an ignore file is not read: nobody writes so much, but a command may.
 const MAX_IGNORE_FILE_BYTES: u64 = 1 << 20;
 
+/// What becomes of changed files that the rules leave out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum IgnoredFiles {
+    /// They are counted.
+    #[default]
+    Counted,
+    /// They are listed as any other.
+    Listed,
+}
+
 /// The rules of a workspace, read as they are needed.
 pub(super) struct Ignored<'a> {
     upper: BorrowedFd<'a>,
     lower: BorrowedFd<'a>,
+    what: IgnoredFiles,
     /// `.git/info/exclude`, which is the weakest.
     exclude: Gitignore,
     /// By directory; `None` for one without rules.
@@ -28,15 +39,18 @@ pub(super) struct Ignored<'a> {
 }
 
 impl<'a> Ignored<'a> {
-    pub(super) fn new(upper: BorrowedFd<'a>, lower: BorrowedFd<'a>) -> Self {
+    pub(super) fn new(upper: BorrowedFd<'a>, lower: BorrowedFd<'a>, what: IgnoredFiles) -> Self {
         let exclude = read(lower, Path::new(".git/info"), "exclude", Path::new(""));
         let exclude = exclude.unwrap_or_else(Gitignore::empty);
-        Self { upper, lower, exclude, rules: HashMap::new() }
+        Self { upper, lower, what, exclude, rules: HashMap::new() }
     }
 
     /// Whether a path is left out by a rule for itself. That of a directory above it is the caller's to
     /// remember: nothing beneath an excluded directory is ever taken in again.
     pub(super) fn leaves_out(&mut self, path: &Path, is_directory: bool) -> bool {
+        if self.what == IgnoredFiles::Listed {
+            return false;
+        }
         for directory in path.ancestors().skip(1) {
             if let Some(rules) = self.rules_of(directory) {
                 match rules.matched(path, is_directory) {

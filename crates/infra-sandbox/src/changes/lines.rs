@@ -59,6 +59,31 @@ fn count(before: &[u8], after: &[u8]) -> LineChanges {
     LineChanges::Lines { added: tagged(ChangeTag::Insert), removed: tagged(ChangeTag::Delete) }
 }
 
+/// What a regular file or a symlink holds, of a symlink its target. `FileTooLarge` where that is more than so many
+/// bytes, `Unsupported` where it is something else.
+pub(crate) fn contents(
+    layer: BorrowedFd<'_>,
+    path: &Path,
+    max_bytes: u64,
+) -> std::io::Result<Vec<u8>> {
+    use std::io::ErrorKind;
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(ErrorKind::NotFound.into());
+    };
+    let directory = Directory::open(layer, parent)?.ok_or(ErrorKind::NotFound)?;
+    let stat = directory.stat(name)?.ok_or(ErrorKind::NotFound)?;
+    match file_type(&stat) {
+        FileType::Symlink => directory.link_target(name),
+        FileType::RegularFile if stat.stx_size > max_bytes => Err(ErrorKind::FileTooLarge.into()),
+        FileType::RegularFile => {
+            let mut bytes = Vec::new();
+            directory.open_file(name)?.take(max_bytes).read_to_end(&mut bytes)?;
+            Ok(bytes)
+        }
+        _ => Err(ErrorKind::Unsupported.into()),
+    }
+}
+
 enum Side {
     Text(Vec<u8>),
     Binary,

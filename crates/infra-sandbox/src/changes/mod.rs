@@ -14,8 +14,10 @@ mod walk;
 #[cfg(test)]
 mod tests;
 
+pub use ignored::IgnoredFiles;
 pub(crate) use layer::{Directory, OPAQUE as OPAQUE_MARK};
 pub use lines::LineChanges;
+pub(crate) use lines::contents;
 pub(crate) use lines::line_changes;
-pub(crate) use walk::change_set;
 pub use walk::{DetailedChange, DetailedChangeSet, FileFacts};
+pub(crate) use walk::{change_set, change_set_with};

@@ -10,7 +10,7 @@ use forge_domain::{Change, ChangeKind, ChangeSet};
 use rustix::fs::{FileType, Statx};
 
 use super::compare::same_contents;
-use super::ignored::Ignored;
+use super::ignored::{Ignored, IgnoredFiles};
 use super::layer::Directory;
 use crate::paths::file_type;
 use crate::store::StoredSummary;
@@ -68,10 +68,19 @@ pub(crate) fn change_set(
     upper: BorrowedFd<'_>,
     lower: BorrowedFd<'_>,
 ) -> io::Result<DetailedChangeSet> {
+    change_set_with(upper, lower, IgnoredFiles::Counted)
+}
+
+/// The same, and what becomes of ignored files is said.
+pub(crate) fn change_set_with(
+    upper: BorrowedFd<'_>,
+    lower: BorrowedFd<'_>,
+    ignored: IgnoredFiles,
+) -> io::Result<DetailedChangeSet> {
     let mut walk = Walk {
         upper,
         lower,
-        ignored: Ignored::new(upper, lower),
+        ignored: Ignored::new(upper, lower, ignored),
         pending: vec![Pending {
             path: PathBuf::new(),
             compare: Compare::WithLower,

@@ -11,7 +11,10 @@ use rustix::fs::{Mode, OFlags};
 use super::error::SessionError;
 use super::open::OpenSession;
 use super::sessions::SessionStore;
-use crate::changes::{DetailedChange, DetailedChangeSet, LineChanges, change_set, line_changes};
+use crate::changes::{
+    DetailedChange, DetailedChangeSet, IgnoredFiles, LineChanges, change_set, change_set_with,
+    contents, line_changes,
+};
 use crate::layers::Layers;
 use crate::plan::HOME;
 use crate::session::{Helper, Session};
@@ -94,6 +97,31 @@ impl SessionLayers {
     /// A layer cannot be read.
     pub fn changes(&self) -> io::Result<DetailedChangeSet> {
         change_set(self.upper.as_fd(), self.lower.as_fd())
+    }
+
+    /// What was changed, with what becomes of ignored files.
+    ///
+    /// # Errors
+    /// A layer cannot be read.
+    pub fn changes_with(&self, ignored: IgnoredFiles) -> io::Result<DetailedChangeSet> {
+        change_set_with(self.upper.as_fd(), self.lower.as_fd(), ignored)
+    }
+
+    /// What a regular file or a symlink holds on the host: of a symlink, its target.
+    ///
+    /// # Errors
+    /// `FileTooLarge`: it is larger than so many bytes. `Unsupported`: it is something else. Or it is not
+    /// there, or cannot be read.
+    pub fn before(&self, path: &Path, max_bytes: u64) -> io::Result<Vec<u8>> {
+        contents(self.lower.as_fd(), path, max_bytes)
+    }
+
+    /// The same in the session, of a path that is changed in it.
+    ///
+    /// # Errors
+    /// As [`SessionLayers::before`].
+    pub fn after(&self, path: &Path, max_bytes: u64) -> io::Result<Vec<u8>> {
+        contents(self.upper.as_fd(), path, max_bytes)
     }
 
     /// What a change does to the lines of its file.
