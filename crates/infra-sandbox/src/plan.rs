@@ -74,6 +74,9 @@ pub(crate) fn plan(
             let mut shown: Vec<Shown> =
                 system.trees.into_iter().map(|path| show(path, Access::ReadOnly)).collect();
             shown.extend(toolchains.trees.into_iter().map(|tree| match tree.access {
+                // Nothing can be layered over a tree in which something is mounted. Most tools work where
+                // they cannot write there.
+                _ if mounts.beneath(&tree.path).is_some() => show(tree.path, Access::ReadOnly),
                 ToolchainAccess::ReadOnly => show(tree.path, Access::Apart),
                 ToolchainAccess::ThrowAway => show(tree.path, throw_away(scratch_bytes)),
             }));

@@ -442,3 +442,24 @@ fn where_the_state_directory_cannot_hold_a_layer_it_is_in_memory_and_then_on_the
     assert!(actual.stderr.contains("a kill loses what came after"), "{}", actual.stderr);
     assert_eq!(snapshot(&world.project()), before);
 }
+
+#[test]
+fn a_toolchain_with_a_mount_in_it_is_shown_and_cannot_be_written() {
+    let world = World::new();
+    world.write("home/.cargo/bin/tool", "#!/bin/sh\necho tool runs\n");
+    world.write("home/.cargo/registry/file", "hidden by the mount\n");
+    let mut command = world.shell("exec unshare --user --map-root-user --mount sh -c \"$SCRIPT\"");
+    command.env("FORGE", env!("CARGO_BIN_EXE_forge")).env(
+        "SCRIPT",
+        "set -e
+         chmod +x \"$HOME/.cargo/bin/tool\"
+         mount -t tmpfs none \"$HOME/.cargo/registry\"
+         echo mounted > \"$HOME/.cargo/registry/file\"
+         export PATH=\"$HOME/.cargo/bin:$PATH\"
+         \"$FORGE\" exec -- tool
+         \"$FORGE\" exec -c 'cat \"$CARGO_HOME/registry/file\"; touch \"$CARGO_HOME/new\" || echo refused'",
+    );
+    let actual = run(&mut command);
+    assert_eq!(actual.code, Some(0), "{}", actual.stderr);
+    assert_eq!(actual.stdout, "tool runs\nmounted\nrefused\n");
+}

@@ -91,7 +91,8 @@ pub(super) fn make(
                     }
                 };
                 let mount = apart(&directory, lowest, &target, writable);
-                let mount = during(SetupStage::Mounts, taking(&target), mount)?;
+                let what = format!("showing {} with pipes of its own", target.display());
+                let mount = during(SetupStage::Mounts, what, mount)?;
                 Held { mount, target, is_directory: true }
             }
         };
