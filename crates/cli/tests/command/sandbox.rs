@@ -229,8 +229,9 @@ fn a_kill_of_forge_ends_everything_and_the_next_start_works() {
     let world = World::new();
     // Each says its host-wide number by its command line, which is unique.
     let mark = format!("{}", 900_000 + std::process::id());
+    // Before there is anything that is waited for, so that the kill comes after it.
     let script = format!(
-        "setsid sleep {mark} & (setsid sh -c 'sleep {mark}' &) ; echo x >made; sleep {mark}"
+        "echo x >made; setsid sleep {mark} & (setsid sh -c 'sleep {mark}' &) ; sleep {mark}"
     );
     let mut child = world.forge(&["exec", "-c", &script]).spawn().unwrap();
     let own = child.id().to_string();
