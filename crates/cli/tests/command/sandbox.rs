@@ -227,7 +227,8 @@ fn the_home_directory_and_the_root_are_no_workspace() {
 #[test]
 fn a_kill_of_forge_ends_everything_and_the_next_start_works() {
     let world = World::new();
-    // Each says its host-wide number by its command line, which is unique.
+    // The helper's command line is forge's own, with the script in it, so a process counts as one of
+    // the script's only if its whole command line says so.
     let mark = format!("{}", 900_000 + std::process::id());
     // Before there is anything that is waited for, so that the kill comes after it.
     let script = format!(
@@ -235,23 +236,22 @@ fn a_kill_of_forge_ends_everything_and_the_next_start_works() {
     );
     let mut child = world.forge(&["exec", "-c", &script]).spawn().unwrap();
     let own = child.id().to_string();
-    let ours = || {
-        let is_ours = |pid: &String| {
-            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            let is_marked = line.windows(mark.len()).any(|part| part == mark.as_bytes());
-            is_marked && *pid != own && is_alive(pid)
-        };
+    let count = |is_counted: &dyn Fn(&[u8]) -> bool| {
         let processes = fs::read_dir("/proc").unwrap().flatten();
-        processes
-            .filter_map(|process| process.file_name().into_string().ok())
-            .filter(is_ours)
-            .count()
+        let pids = processes.filter_map(|process| process.file_name().into_string().ok());
+        pids.filter(|pid| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            is_counted(&line) && *pid != own && is_alive(pid)
+        })
+        .count()
     };
-    wait_until("three sleeps run", || ours() >= 3);
+    let sleep = format!("sleep\0{mark}\0");
+    let is_marked = |line: &[u8]| line.windows(mark.len()).any(|part| part == mark.as_bytes());
+    wait_until("three sleeps run", || count(&|line| line == sleep.as_bytes()) == 3);
     child.kill().unwrap();
     let begin = Instant::now();
     child.wait().unwrap();
-    wait_until("none of them lives", || ours() == 0);
+    wait_until("none of them lives", || count(&is_marked) == 0);
     assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
     println!("all processes were gone {:?} after the kill", begin.elapsed());
     assert_eq!(exec(&world, "cat made"), "x\n");

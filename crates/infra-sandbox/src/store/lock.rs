@@ -15,8 +15,8 @@ use rustix::io::Errno;
 
 use super::sessions::SessionState;
 
-/// Somebody who only looks holds the lock for a moment, together with others; so often, and with such
-/// pauses, the end of that is waited for.
+/// Somebody who only looks holds the lock for a moment, together with others, and so does the helper of
+/// an owner that was killed; so often, and with such pauses, the end of that is waited for.
 const ATTEMPTS: u32 = 500;
 const PAUSE: Duration = Duration::from_millis(2);
 
@@ -61,10 +61,18 @@ pub(super) fn take(directory: &Path) -> Result<File, NotLocked> {
                     .map_err(|error| NotLocked::Io(error.into()))?;
                 std::thread::sleep(PAUSE);
             }
+            // Its owner was killed: a helper that still ends what ran in it holds it for a moment.
+            Err(_) if owner(directory).is_some_and(is_gone) => std::thread::sleep(PAUSE),
             Err(_) => break,
         }
     }
     Err(NotLocked::Busy(owner(directory)))
+}
+
+/// Whether no process has this number.
+fn is_gone(pid: i32) -> bool {
+    let pid = rustix::process::Pid::from_raw(pid);
+    pid.is_some_and(|pid| rustix::process::test_kill_process(pid) == Err(Errno::SRCH))
 }
 
 /// Gives a lock back, whoever else holds a copy of its descriptor: a child of this process has one

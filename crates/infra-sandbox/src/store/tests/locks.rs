@@ -223,3 +223,23 @@ fn a_helper_that_lives_on_keeps_the_lock() {
     drop(copy);
     place.store.lock(&id).unwrap();
 }
+
+#[test]
+fn a_helper_whose_owner_was_killed_is_waited_for() {
+    let place = Place::new();
+    let id = place.filled();
+    let open = place.open(&SessionChoice::Named(id.clone()));
+    let copy = open.share_lock().try_clone_to_owned().unwrap();
+    drop(open);
+    let mut ended = std::process::Command::new("true").spawn().unwrap();
+    ended.wait().unwrap();
+    let lock = place.store.upper_of(&id).join("../lock");
+    fs::write(lock, ended.id().to_string()).unwrap();
+    let helper = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(50));
+        drop(copy);
+    });
+    let next = place.open(&SessionChoice::Continue);
+    assert_eq!((next.id(), next.is_continued()), (&id, true));
+    helper.join().unwrap();
+}
