@@ -70,6 +70,10 @@ impl ForgeAPI {
         } = config;
         let host = LocalHost { home, state_directory };
         let workspace = host.locate_workspace(&directory).await?;
+        #[cfg(target_os = "linux")]
+        if let ExecutorConfig::Sandbox(config) = &executor {
+            recover(&workspace.root, &config.state_directory).await;
+        }
         let executor = Executor::new(&executor, &workspace)?;
         let model: Option<Arc<dyn LanguageModel>> = match (language_model, model) {
             (Some(model), _) => Some(model),
@@ -206,5 +210,22 @@ impl ForgeAPI {
     /// Dropping the future does not stop the closing from being finished by another call.
     pub async fn close(&self) -> Result<(), EnvironmentError> {
         self.inner.executor.close().await
+    }
+}
+
+/// Takes an apply back, or finishes it, that was killed in the middle.
+#[cfg(target_os = "linux")]
+async fn recover(workspace: &std::path::Path, state_directory: &std::path::Path) {
+    use forge_domain::{ApplyError, ApplyTarget};
+    let Ok(tree) = forge_infra_apply::HostTree::open(workspace, state_directory) else { return };
+    if !tree.is_pending() {
+        return;
+    }
+    match tokio::task::spawn_blocking(move || tree.recover()).await {
+        Ok(Err(ApplyError::Busy) | Ok(false)) | Err(_) => {}
+        Ok(Ok(true)) => tracing::warn!("An apply that was interrupted was recovered from."),
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "An apply that was interrupted could not be recovered from.");
+        }
     }
 }

@@ -23,6 +23,8 @@
 mod config;
 mod executor;
 mod forge;
+#[cfg(target_os = "linux")]
+mod review;
 mod turn;
 
 /// What an [`OutputSink`] is given.
@@ -35,7 +37,11 @@ pub use forge_app::{
     TurnReport, difference, limit_text,
 };
 // The contracts are part of this interface, all of them and by intention.
+/// Deciding over what a session changed; pure.
+pub use forge_app::review as planning;
 pub use forge_domain::*;
+#[cfg(target_os = "linux")]
+pub use forge_infra_apply::HostTree;
 pub use forge_infra_local::{LocalHost, git_identity};
 pub use forge_infra_model::{ModelConfig, ModelConfigError, Provider};
 #[cfg(target_os = "linux")]
@@ -51,6 +57,8 @@ pub use forge_infra_tensorlake::{
     AddressError, ConfigError as TensorlakeConfigError, Resources, TensorlakeConfig,
     TensorlakeEnvironment, wait_for_reapers,
 };
+#[cfg(target_os = "linux")]
+pub use review::{ApplyReport, Review, ReviewError};
 /// What holds a key in a [`ModelConfig`] or [`TensorlakeConfig`].
 pub use secrecy::SecretString;
 pub use turn::{Turn, TurnCanceller};

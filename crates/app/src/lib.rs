@@ -15,6 +15,7 @@ mod event;
 mod plain;
 mod prompt;
 mod repetition;
+pub mod review;
 mod risk;
 mod tools;
 mod turn;

@@ -21,6 +21,7 @@ mod host;
 mod ids;
 mod model;
 mod output;
+mod review;
 mod search;
 mod variables;
 
@@ -52,6 +53,10 @@ pub use model::{
 pub use output::{
     Chunk, DiscardOutput, OutputBuffer, OutputLimits, OutputLog, OutputSink, OutputStream,
     RetainedOutput, SinkClosed, Spill, SpillFile,
+};
+pub use review::{
+    Applied, AppliedId, AppliedPath, ApplyContents, ApplyError, ApplyTarget, Base, Content, Digest,
+    Entry, PathRefusal, Placed, ReviewedPath, Step, Undo,
 };
 pub use search::{
     CaseSensitivity, IgnoreRules, Search, SearchError, SearchMatch, SearchOutcome, SearchQuery,

@@ -14,7 +14,7 @@ use forge_domain::{
 use rustix::fs::{Mode, OFlags};
 use tokio::sync::{OnceCell, RwLock, RwLockReadGuard};
 use tokio_util::sync::{CancellationToken, DropGuard};
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::changes::change_set;
 use crate::config::{SandboxConfig, SandboxView, SessionMedium};
@@ -212,7 +212,15 @@ impl Inner {
     /// Writes down what is in memory only.
     pub(crate) async fn checkpoint(self: &Arc<Self>) -> Result<(), EnvironmentError> {
         let Some(standing) = self.standing.lock().await.clone() else { return Ok(()) };
-        blocking(move || standing.save()).await?.map_err(store_error)
+        let tracked = self.is_tracked().then(|| self.config.workspace.root.clone());
+        blocking(move || {
+            if let Some(workspace) = tracked {
+                standing.record_bases(&workspace);
+            }
+            standing.save()
+        })
+        .await?
+        .map_err(store_error)
     }
 
     /// Ends the session for good and gives it back to the store.
@@ -222,6 +230,9 @@ impl Inner {
         let tracked = self.is_tracked().then(|| self.config.workspace.root.clone());
         let ended = blocking(move || {
             standing.session.end();
+            if let (Some(workspace), SessionMedium::Memory) = (&tracked, standing.medium) {
+                standing.record_bases(workspace);
+            }
             let saved = standing.save();
             let session = standing.stored().take()?;
             let ended = give_back(session, &standing.session, tracked.as_deref());
@@ -252,11 +263,18 @@ fn give_back(
     {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let lower = rustix::fs::open(workspace, flags, Mode::empty());
-        let counted = lower
-            .map_err(std::io::Error::from)
-            .and_then(|lower| change_set(session.upper.as_fd(), lower.as_fd()));
+        let counted = lower.map_err(std::io::Error::from).and_then(|lower| {
+            let changes = change_set(session.upper.as_fd(), lower.as_fd())?;
+            Ok((lower, changes))
+        });
         match counted {
-            Ok(changes) => stored.set_summary(changes.summary())?,
+            Ok((lower, changes)) => {
+                // Without this, the use counts as one that nobody has accounted for.
+                match stored.record_bases(session.upper.as_fd(), lower.as_fd(), &changes) {
+                    Ok(()) => stored.set_summary(changes.summary())?,
+                    Err(error) => warn!(%error, "What changed files were could not be noted."),
+                }
+            }
             Err(error) => debug!(%error, "The session's changes could not be counted."),
         }
     }
@@ -386,6 +404,21 @@ impl Standing {
                 session.save(&layers.collect::<Vec<_>>())
             }
             _ => Ok(()),
+        }
+    }
+
+    /// Notes what the changed files were. What cannot be noted now is noted at the end, if it can be seen then.
+    fn record_bases(&self, workspace: &std::path::Path) {
+        let Some(session) = &*self.stored() else { return };
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let recorded = (|| -> std::io::Result<()> {
+            let lower = rustix::fs::open(workspace, flags, Mode::empty())?;
+            let upper = self.session.upper.as_fd();
+            let changes = change_set(upper, lower.as_fd())?;
+            session.record_bases(upper, lower.as_fd(), &changes)
+        })();
+        if let Err(error) = recorded {
+            debug!(%error, "What changed files were could not be noted yet.");
         }
     }
 

@@ -18,6 +18,7 @@ struct Room {
 const RUNTIMES: &[&str] = &["tokio", "async-std", "smol", "mio"];
 const HTTP: &[&str] = &["reqwest", "hyper", "genai", "axum", "tungstenite", "h2"];
 const ADAPTERS: &[&str] = &[
+    "forge-infra-apply",
     "forge-infra-local",
     "forge-infra-model",
     "forge-infra-sandbox",
@@ -44,6 +45,10 @@ const ROOMS: &[(Room, &[&[&str]])] = &[
     (
         Room { package: "forge-command-io", never: &["forge-app", "forge-api"] },
         &[HTTP, ADAPTERS, TEST_ONLY],
+    ),
+    (
+        Room { package: "forge-infra-apply", never: &["forge-app", "forge-api"] },
+        &[RUNTIMES, HTTP, TEST_ONLY],
     ),
     (Room { package: "forge-infra-local", never: &["forge-app", "forge-api"] }, &[HTTP, TEST_ONLY]),
     (Room { package: "forge-infra-model", never: &["forge-app", "forge-api"] }, &[TEST_ONLY]),

@@ -28,6 +28,13 @@ impl Directory {
     pub(crate) fn open(root: BorrowedFd<'_>, path: &Path) -> io::Result<Option<Self>> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW;
         let names: Vec<&OsStr> = path.iter().collect();
+        if names.len() <= NAMES_AT_ONCE {
+            return match beneath::open(root, path, flags, Mode::empty()) {
+                Ok(directory) => Ok(Some(Self(directory))),
+                Err(error) if is_absent(&error) => Ok(None),
+                Err(error) => Err(error),
+            };
+        }
         let mut at = beneath::open(root, ".", flags, Mode::empty())?;
         for names in names.chunks(NAMES_AT_ONCE) {
             let path: PathBuf = names.iter().collect();

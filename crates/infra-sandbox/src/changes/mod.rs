@@ -6,6 +6,7 @@
 //! forge.
 
 mod compare;
+mod entry;
 mod ignored;
 mod layer;
 mod lines;
@@ -14,6 +15,7 @@ mod walk;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use entry::{Recent, entry, is_bare, is_copied_up, open};
 pub use ignored::IgnoredFiles;
 pub(crate) use layer::{Directory, OPAQUE as OPAQUE_MARK};
 pub use lines::LineChanges;

@@ -44,6 +44,8 @@ pub struct DetailedChangeSet {
     pub changes: Vec<DetailedChange>,
     /// How many changed files the ignore rules leave out.
     pub ignored_files: u64,
+    /// The directories of the host that the session does not have any more, in no order.
+    pub gone_directories: Vec<PathBuf>,
 }
 
 impl DetailedChangeSet {
@@ -185,6 +187,9 @@ impl Walk<'_> {
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Vec::new(),
             Err(error) => return Err(error),
         };
+        if pending.compare == Compare::WithLower {
+            self.found.gone_directories.push(pending.path.clone());
+        }
         if names.is_empty() {
             let before = self.facts_of(self.lower, &pending.path)?;
             self.add(pending, &pending.path, ChangeKind::Deleted, before, None);

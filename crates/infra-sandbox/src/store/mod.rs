@@ -8,6 +8,7 @@
 //! what is removed is renamed away first, so that no half of a session is ever taken for one. What
 //! cannot be read is set aside and never deleted by itself.
 
+mod base;
 mod error;
 mod id;
 mod lock;

@@ -2,25 +2,29 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use forge_domain::SessionId;
+use forge_domain::{AppliedId, Base, SessionId};
 use rustix::fs::{CWD, Mode, OFlags, RenameFlags, renameat_with};
 use rustix::io::Errno;
+use tracing::warn;
 
+use super::base::{Bases, Moment};
 use super::error::SessionError;
 use super::lock;
 use super::make::liken;
 use super::meta::{Durability, Meta, StoredSummary, seconds};
 use super::prune::remove_directory;
+use super::read::SessionLayers;
 use super::sessions::SessionStore;
 use crate::archive::{holds, pack};
 use crate::beneath;
+use crate::changes::{DetailedChangeSet, change_set};
 use crate::spec::{Keeping, Upper};
 
 /// The layers that hold what a session has written: the workspace's, and that of a git directory
@@ -50,6 +54,8 @@ pub struct OpenSession {
     lock: File,
     /// Whether somebody else is to hold the lock beyond this value.
     shared: AtomicBool,
+    /// Since when it has been used without an account of what its changed files were.
+    since: Mutex<Option<Moment>>,
 }
 
 impl Drop for OpenSession {
@@ -96,12 +102,25 @@ impl OpenSession {
         };
         let (meta, counted) = (meta.into(), Mutex::new(None));
         let shared = AtomicBool::new(false);
-        Self { store, id, directory, meta, continued, counted, lock, shared }
+        let since = Mutex::new(None);
+        Self { store, id, directory, meta, continued, counted, lock, shared, since }
     }
 
     /// Notes that it is used, and makes what a crash may have left unmade.
     pub(super) fn begin(&self) -> io::Result<()> {
+        // Where the last use ended without an account, that is made up for before this one begins.
+        let unaccounted = match self.continued && self.lock.metadata()?.len() > 0 {
+            true => Some(Moment::of(&self.lock)?),
+            false => None,
+        };
+        let left = unaccounted.filter(|since| {
+            let recorded = self.record_from_the_disk(*since);
+            recorded
+                .inspect_err(|error| warn!(%error, "What changed files were is not known."))
+                .is_err()
+        });
         lock::mark(&self.lock)?;
+        *guard(&self.since) = Some(left.map_or_else(|| Moment::of(&self.lock), Ok)?);
         for name in [LAYERS[0].0, LAYERS[0].1, "base"] {
             match fs::DirBuilder::new().mode(0o700).create(self.directory.join(name)) {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
@@ -133,6 +152,73 @@ impl OpenSession {
     /// It cannot be read.
     pub fn holds_anything(&self) -> io::Result<bool> {
         holds_anything(&self.directory)
+    }
+
+    /// Notes what the changed files were, as far as that is not noted yet and still to be seen.
+    pub(crate) fn record_bases(
+        &self,
+        upper: BorrowedFd<'_>,
+        lower: BorrowedFd<'_>,
+        changes: &DetailedChangeSet,
+    ) -> io::Result<()> {
+        let Some(since) = *guard(&self.since) else { return Ok(()) };
+        Bases::read(&self.directory).record(upper, lower, changes, since)
+    }
+
+    /// The same of layers that are not mounted.
+    fn record_from_the_disk(&self, since: Moment) -> io::Result<()> {
+        if self.has_archives() {
+            // An archive is written after what its files were.
+            return Ok(());
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let open = |path: &Path| rustix::fs::open(path, flags, Mode::empty());
+        let upper = open(&self.directory.join(LAYERS[0].0))?;
+        let lower = match open(guard(&self.meta).workspace.as_path()) {
+            // It is gone, and with it what could be noted.
+            Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
+            other => other?,
+        };
+        let changes = change_set(upper.as_fd(), lower.as_fd())?;
+        Bases::read(&self.directory).record(upper.as_fd(), lower.as_fd(), &changes, since)
+    }
+
+    /// Notes that these paths are dealt with: what the session has there now is no news any more, what it makes of
+    /// them from here on is. Where an apply did it, an undo of that apply takes this back.
+    ///
+    /// # Errors
+    /// It cannot be written down; then the session's changes count as before.
+    pub fn settle(
+        &self,
+        layers: &SessionLayers,
+        paths: impl IntoIterator<Item = (PathBuf, Base)>,
+        applied: Option<&AppliedId>,
+    ) -> Result<(), SessionError> {
+        let mut bases = Bases::read(&self.directory);
+        let set = layers.keep_contents(&bases, paths);
+        let set = set.and_then(|paths| bases.settle(paths, applied));
+        set.map_err(SessionError::io("writing to", &self.directory.join("base")))
+    }
+
+    /// Notes that an apply was taken back for these paths: what the session has there waits again.
+    ///
+    /// # Errors
+    /// It cannot be written down; then it does not wait.
+    pub fn unsettle<'a>(
+        &self,
+        paths: impl IntoIterator<Item = &'a Path>,
+        applied: &AppliedId,
+    ) -> Result<(), SessionError> {
+        let set = Bases::read(&self.directory).take_back(paths, applied);
+        set.map_err(SessionError::io("writing to", &self.directory.join("base")))
+    }
+
+    /// Its layers, to be read.
+    ///
+    /// # Errors
+    /// As [`SessionStore::layers`].
+    pub fn layers_to_read(&self) -> Result<SessionLayers, SessionError> {
+        self.store.layers(&self.id)
     }
 
     /// Notes what it holds. To be called when nothing writes to it any more.
@@ -236,9 +322,9 @@ impl OpenSession {
 
     /// The lock, for whoever has to hold it as long as the layers are mounted: it is given back when the
     /// last copy of this descriptor is closed (flock(2)).
-    pub(crate) fn share_lock(&self) -> std::os::fd::BorrowedFd<'_> {
+    pub(crate) fn share_lock(&self) -> BorrowedFd<'_> {
         self.shared.store(true, Ordering::Relaxed);
-        std::os::fd::AsFd::as_fd(&self.lock)
+        self.lock.as_fd()
     }
 
     /// Whether its layers are in archives, and so in memory while they are used.

@@ -3,17 +3,18 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use forge_domain::SessionId;
+use forge_domain::{Base, Entry, SessionId};
 use rustix::fs::{Mode, OFlags};
 
+use super::base::Bases;
 use super::error::SessionError;
 use super::open::OpenSession;
 use super::sessions::SessionStore;
 use crate::changes::{
-    DetailedChange, DetailedChangeSet, IgnoredFiles, LineChanges, change_set, change_set_with,
-    contents, line_changes,
+    DetailedChange, DetailedChangeSet, IgnoredFiles, LineChanges, Recent, change_set_with,
+    contents, entry, is_copied_up, line_changes,
 };
 use crate::layers::Layers;
 use crate::plan::HOME;
@@ -29,6 +30,9 @@ const MIN_MEMORY: u64 = 64 * 1024 * 1024;
 pub struct SessionLayers {
     upper: OwnedFd,
     lower: OwnedFd,
+    bases: Bases,
+    /// The directory of the upper layer that was looked into last.
+    recent: Recent,
 }
 
 impl SessionStore {
@@ -51,7 +55,8 @@ impl SessionStore {
                 .unpacked(&archive, &workspace)
                 .map_err(SessionError::io("unpacking", &archive))?,
         };
-        Ok(SessionLayers { upper, lower: open(&workspace)? })
+        let bases = Bases::read(&self.path_of(id));
+        Ok(SessionLayers { upper, lower: open(&workspace)?, bases, recent: Recent::default() })
     }
 
     /// What an archive holds, as a layer in memory that lasts as long as this descriptor.
@@ -96,15 +101,102 @@ impl SessionLayers {
     /// # Errors
     /// A layer cannot be read.
     pub fn changes(&self) -> io::Result<DetailedChangeSet> {
-        change_set(self.upper.as_fd(), self.lower.as_fd())
+        self.changes_with(IgnoredFiles::Counted)
     }
 
-    /// What was changed, with what becomes of ignored files.
+    /// What was changed and is not on the host yet, with what becomes of ignored files. What was applied before is
+    /// no change, also where the host's was edited since.
     ///
     /// # Errors
     /// A layer cannot be read.
     pub fn changes_with(&self, ignored: IgnoredFiles) -> io::Result<DetailedChangeSet> {
-        change_set_with(self.upper.as_fd(), self.lower.as_fd(), ignored)
+        let mut found = change_set_with(self.upper.as_fd(), self.lower.as_fd(), ignored)?;
+        if !self.bases.is_empty() {
+            found.changes.retain(|change| {
+                let size = change.after.map(|facts| facts.size_bytes);
+                match self.bases.of(&change.path) {
+                    // Only what may be the same is read.
+                    Some(Base::Known(Entry::File { size_bytes, .. }))
+                        if size != Some(size_bytes) =>
+                    {
+                        true
+                    }
+                    Some(base @ Base::Known(_)) if size.is_some() => {
+                        let entry = entry(self.upper.as_fd(), &change.path);
+                        entry.map_or(true, |found| !base.is(found.map(|(entry, _)| entry).as_ref()))
+                    }
+                    Some(Base::Absent) => change.after.is_some(),
+                    Some(Base::Known(_) | Base::Unknown) | None => true,
+                }
+            });
+        }
+        Ok(found)
+    }
+
+    /// What stands at a path that is changed in the session; `None` where nothing does any more.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn entry(&self, path: &Path) -> io::Result<Option<Entry>> {
+        Ok(self.recent.entry(self.upper.as_fd(), path)?.map(|(entry, _)| entry))
+    }
+
+    /// Opens a regular file that is changed in the session, to be read.
+    ///
+    /// # Errors
+    /// It is not there, is something else, or cannot be read.
+    pub fn open(&self, path: &Path) -> io::Result<File> {
+        self.recent.open(self.upper.as_fd(), path)
+    }
+
+    /// What a changed path was when the session began to differ. Where nothing was noted, whatever the host has
+    /// is nothing to rely on.
+    #[must_use]
+    pub fn base(&self, path: &Path) -> Base {
+        match self.bases.of(path) {
+            Some(base) => base,
+            None if is_copied_up(self.upper.as_fd(), path) => Base::Unknown,
+            None => match entry(self.lower.as_fd(), path) {
+                Ok(None) => Base::Absent,
+                Ok(Some(_)) | Err(_) => Base::Unknown,
+            },
+        }
+    }
+
+    /// What a file was when the session began to differ.
+    ///
+    /// # Errors
+    /// That is not known, it was no file, or it is larger than so many bytes, eight million at the most.
+    pub fn base_contents(&self, path: &Path, max_bytes: u64) -> io::Result<Vec<u8>> {
+        match self.base(path) {
+            Base::Known(Entry::File { digest, .. }) => self.bases.contents(digest, max_bytes),
+            _ => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+
+    /// Keeps what files hold that are to be merged with later.
+    pub(super) fn keep_contents(
+        &self,
+        bases: &Bases,
+        paths: impl IntoIterator<Item = (PathBuf, Base)>,
+    ) -> io::Result<Vec<(PathBuf, Base)>> {
+        let keep = |(path, base): (PathBuf, Base)| {
+            if let Base::Known(Entry::File { size_bytes, digest, .. }) = &base {
+                bases.keep_either(&self.upper, &self.lower, &path, *digest, *size_bytes)?;
+            }
+            Ok((path, base))
+        };
+        paths.into_iter().map(keep).collect()
+    }
+
+    /// The permission bits of a directory of the session; `None` where it has none there.
+    #[must_use]
+    pub fn directory_mode(&self, path: &Path) -> Option<u32> {
+        let mode = |layer| match entry(layer, path) {
+            Ok(Some((Entry::Directory { mode }, _))) => Some(mode),
+            _ => None,
+        };
+        mode(self.upper.as_fd()).or_else(|| mode(self.lower.as_fd()))
     }
 
     /// What a regular file or a symlink holds on the host: of a symlink, its target.

@@ -1,0 +1,263 @@
+//! What a session changed, brought to the host: planned in `app`, carried out by `infra-apply`, read from
+//! `infra-sandbox`.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use forge_app::review::{self, Candidate, Choices, Left, Plan, Reason, Trees, Version};
+use forge_domain::{
+    Applied, ApplyContents, ApplyError, ApplyTarget, Base, Entry, PathRefusal, ReviewedPath, Undo,
+};
+use forge_infra_apply::HostTree;
+use forge_infra_sandbox::{OpenSession, SessionError, SessionLayers, StoredSummary};
+use thiserror::Error;
+
+/// So often is planned anew where the workspace was changed meanwhile.
+const MAX_ATTEMPTS: usize = 5;
+
+/// Why changes could not be brought to the host.
+#[derive(Debug, Error)]
+pub enum ReviewError {
+    /// The session cannot be used.
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    /// What it changed cannot be read.
+    #[error("the changes cannot be read")]
+    Read(#[source] io::Error),
+    /// Nothing was applied.
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+}
+
+/// What an apply did, and what it left.
+#[derive(Debug)]
+pub struct ApplyReport {
+    /// What it was planned to do in the end.
+    pub plan: Plan,
+    /// What was done; `None` where there was nothing to do.
+    pub applied: Option<Applied>,
+}
+
+/// A session that nobody uses, with the tree that its changes are to be brought to. Every call blocks.
+#[derive(Debug)]
+pub struct Review {
+    session: OpenSession,
+    layers: SessionLayers,
+    tree: HostTree,
+    workspace: PathBuf,
+    candidates: Vec<Candidate>,
+    gone_directories: Vec<PathBuf>,
+    unreadable: Vec<Left>,
+    ignored_files: u64,
+    /// How many changes wait still; `None` where that has to be counted.
+    waiting: Cell<Option<u64>>,
+}
+
+impl Review {
+    /// Reads what a session changed. Its lock is held as long as this value.
+    ///
+    /// # Errors
+    /// A layer or the workspace cannot be read; or an apply that was interrupted could not be recovered from.
+    pub fn new(
+        session: OpenSession,
+        workspace: &Path,
+        state_directory: &Path,
+    ) -> Result<Self, ReviewError> {
+        let tree = HostTree::open(workspace, state_directory)?;
+        tree.recover()?;
+        let layers = session.layers_to_read()?;
+        let changes = layers.changes().map_err(ReviewError::Read)?;
+        let mut review = Self {
+            session,
+            layers,
+            tree,
+            workspace: workspace.to_path_buf(),
+            candidates: Vec::new(),
+            gone_directories: changes.gone_directories,
+            unreadable: Vec::new(),
+            ignored_files: changes.ignored_files,
+            waiting: Cell::new(Some(changes.changes.len() as u64)),
+        };
+        for change in changes.changes {
+            review.take(change.path)?;
+        }
+        Ok(review)
+    }
+
+    fn take(&mut self, path: PathBuf) -> Result<(), ReviewError> {
+        let host = match ReviewedPath::parse(&path) {
+            Ok(reviewed) => self.tree.look(&reviewed),
+            // It is refused by its path alone.
+            Err(_) => Ok(None),
+        };
+        let host = match host {
+            Ok(host) => host,
+            Err(ApplyError::Io { source, .. })
+                if source.kind() == io::ErrorKind::PermissionDenied =>
+            {
+                self.unreadable.push(Left { path, reason: Reason::Unreadable });
+                return Ok(());
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let session = self.layers.entry(&path).map_err(ReviewError::Read)?;
+        let base = self.layers.base(&path);
+        self.candidates.push(Candidate { path, base, session, host });
+        Ok(())
+    }
+
+    /// What would be done.
+    #[must_use]
+    pub fn plan(&self, choices: &Choices) -> Plan {
+        let trees = SessionTrees { layers: &self.layers, tree: &self.tree };
+        let candidates = &self.candidates;
+        let mut plan =
+            review::plan(&self.workspace, candidates, &self.gone_directories, choices, &trees);
+        let is_chosen = |left: &&Left| {
+            choices.paths.is_empty() || choices.paths.iter().any(|path| left.path.starts_with(path))
+        };
+        plan.left.extend(self.unreadable.iter().filter(is_chosen).cloned());
+        plan
+    }
+
+    /// What a plan may read of the session and the host.
+    #[must_use]
+    pub fn layers(&self) -> &SessionLayers {
+        &self.layers
+    }
+
+    /// Does it: all of the plan or, with an error, nothing. What the workspace's owner changed in the meantime
+    /// is left, as if it had been so when it was planned.
+    ///
+    /// # Errors
+    /// As [`ApplyTarget::apply`].
+    pub fn apply(&self, choices: &Choices) -> Result<ApplyReport, ReviewError> {
+        let mut choices = choices.clone();
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            let plan = self.plan(&choices);
+            if plan.steps.is_empty() {
+                self.settle(&plan, None)?;
+                return Ok(ApplyReport { plan, applied: None });
+            }
+            let contents = Contents(&self.layers);
+            match self.tree.apply(self.session.id().as_str(), &plan.steps, &contents) {
+                Ok(applied) => {
+                    self.settle(&plan, Some(&applied))?;
+                    return Ok(ApplyReport { plan, applied: Some(applied) });
+                }
+                Err(ApplyError::Changed { paths }) if attempt < MAX_ATTEMPTS => {
+                    choices.changed.extend(paths.iter().map(|path| path.as_path().to_path_buf()));
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Notes in the session what is dealt with: what it has at these paths is no news any more.
+    fn settle(&self, plan: &Plan, applied: Option<&Applied>) -> Result<(), ReviewError> {
+        let candidates: BTreeMap<&Path, &Candidate> =
+            self.candidates.iter().map(|candidate| (&*candidate.path, candidate)).collect();
+        let based = |path: &ReviewedPath| {
+            let candidate = candidates.get(path.as_path())?;
+            let base = candidate.session.clone().map_or(Base::Absent, Base::Known);
+            Some((candidate.path.clone(), base))
+        };
+        let dealt_with = |paths: usize| {
+            let waiting = self.waiting.get();
+            self.waiting.set(waiting.map(|waiting| waiting.saturating_sub(paths as u64)));
+        };
+        if !plan.settled.is_empty() {
+            let paths: Vec<_> = plan.settled.iter().filter_map(based).collect();
+            dealt_with(paths.len());
+            self.session.settle(&self.layers, paths, None)?;
+        }
+        if let Some(applied) = applied {
+            let paths: Vec<_> = applied.paths.iter().filter_map(|one| based(&one.path)).collect();
+            dealt_with(paths.len());
+            self.session.settle(&self.layers, paths, Some(&applied.id))?;
+        }
+        Ok(())
+    }
+
+    /// Takes the newest apply of this session back which was not taken back yet, or these paths of it: what the
+    /// session changed there waits again.
+    ///
+    /// # Errors
+    /// As [`ApplyTarget::undo`].
+    pub fn undo(
+        &self,
+        is_chosen: &dyn Fn(&ReviewedPath) -> bool,
+        is_forced: &dyn Fn(&ReviewedPath) -> bool,
+    ) -> Result<Undo, ReviewError> {
+        self.waiting.set(None);
+        let undo = self.tree.undo(Some(self.session.id().as_str()), is_chosen, is_forced)?;
+        let restored = undo.restored.iter().map(|restored| restored.path.as_path());
+        self.session.unsettle(restored, &undo.of)?;
+        Ok(undo)
+    }
+
+    /// Gives the session back, which is removed where it holds nothing.
+    ///
+    /// # Errors
+    /// It could not be removed, or what it holds could not be written down.
+    pub fn close(self) -> Result<(), ReviewError> {
+        let changed_files = match self.waiting.get() {
+            Some(waiting) => waiting,
+            None => {
+                let layers = self.session.layers_to_read()?;
+                layers.changes().map_err(ReviewError::Read)?.changes.len() as u64
+            }
+        };
+        let ignored_files = self.ignored_files;
+        self.session.set_summary(StoredSummary { changed_files, ignored_files })?;
+        self.session.end()?;
+        Ok(())
+    }
+}
+
+struct SessionTrees<'a> {
+    layers: &'a SessionLayers,
+    tree: &'a HostTree,
+}
+
+impl Trees for SessionTrees<'_> {
+    fn host(&self, path: &Path) -> io::Result<Option<Entry>> {
+        let path = match ReviewedPath::parse(path) {
+            Ok(path) => path,
+            // A link may lead through what no change may touch.
+            Err(PathRefusal::Git) => return Ok(Some(Entry::Special)),
+            Err(error) => return Err(io::Error::other(error)),
+        };
+        self.tree.look_roughly(&path)
+    }
+
+    fn session_directory(&self, path: &ReviewedPath) -> Option<u32> {
+        self.layers.directory_mode(path.as_path())
+    }
+
+    fn contents(
+        &self,
+        version: Version,
+        path: &ReviewedPath,
+        max_bytes: u64,
+    ) -> io::Result<Vec<u8>> {
+        let path = path.as_path();
+        match version {
+            Version::Base => self.layers.base_contents(path, max_bytes),
+            Version::Session => self.layers.after(path, max_bytes),
+            Version::Host => self.layers.before(path, max_bytes),
+        }
+    }
+}
+
+struct Contents<'a>(&'a SessionLayers);
+
+impl ApplyContents for Contents<'_> {
+    fn open(&self, path: &ReviewedPath) -> io::Result<Box<dyn io::Read + '_>> {
+        Ok(Box::new(self.0.open(path.as_path())?))
+    }
+}

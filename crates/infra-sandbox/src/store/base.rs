@@ -1,0 +1,350 @@
+//! What the changed files of a session were when it began to differ: `base/` beside its layers.
+//!
+//! The overlay copies a file up when it is written and keeps no original. So what the host has is noted at the end
+//! of every turn and use, for each changed path of which nothing is noted yet. It is what the session began with
+//! only if the host's inode was not changed (its ctime, which nobody can set) since the use began; where it was,
+//! that is noted instead, and nothing is ever merged or overwritten by it.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use forge_domain::{AppliedId, Base, Digest, Entry};
+use rustix::fs::Statx;
+use serde::{Deserialize, Serialize};
+
+use super::lock::no_follow;
+use super::meta::WrittenPath;
+use crate::changes::{DetailedChangeSet, entry, is_bare, is_copied_up, open};
+
+const MANIFEST: &str = "manifest.json";
+const VERSION: u32 = 1;
+
+/// Of a larger file only its hash is kept, and it is not merged.
+const MAX_KEPT_BYTES: u64 = 8 * 1024 * 1024;
+
+/// A moment by the kernel's clock for inodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Moment {
+    seconds: i64,
+    nanoseconds: i64,
+}
+
+impl Moment {
+    /// When a file was last written to.
+    pub(super) fn of(file: &File) -> io::Result<Self> {
+        let metadata = file.metadata()?;
+        Ok(Self { seconds: metadata.mtime(), nanoseconds: metadata.mtime_nsec() })
+    }
+
+    fn changed(stat: &Statx) -> Self {
+        let time = stat.stx_ctime;
+        Self { seconds: time.tv_sec, nanoseconds: i64::from(time.tv_nsec) }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Manifest {
+    version: u32,
+    bases: Vec<Written>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Written {
+    path: WrittenPath,
+    base: WrittenBase,
+    /// What it was before each apply, the oldest first: that is what it is again after an undo.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    before: Vec<(String, WrittenBase)>,
+}
+
+/// What is noted of one path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Noted {
+    base: Base,
+    before: Vec<(AppliedId, Base)>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum WrittenBase {
+    Absent,
+    Unknown,
+    File { size_bytes: u64, digest: String, mode: u32 },
+    Symlink { target: WrittenPath },
+    Directory { mode: u32 },
+    Special,
+}
+
+/// What is noted of a session's paths.
+#[derive(Debug)]
+pub(super) struct Bases {
+    directory: PathBuf,
+    all: BTreeMap<PathBuf, Noted>,
+    /// It cannot be read: then nothing is known of any path.
+    is_damaged: bool,
+}
+
+impl Bases {
+    /// Reads what is noted of the session in a directory.
+    pub(super) fn read(session: &Path) -> Self {
+        let directory = session.join("base");
+        let read = || -> io::Result<BTreeMap<PathBuf, Noted>> {
+            let mut file = match File::options()
+                .read(true)
+                .custom_flags(no_follow())
+                .open(directory.join(MANIFEST))
+            {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
+                other => other?,
+            };
+            let mut bytes = Vec::new();
+            file.read_to_end(&mut bytes)?;
+            let manifest: Manifest = serde_json::from_slice(&bytes)?;
+            if manifest.version > VERSION {
+                return Err(io::Error::other("a newer forge has written it"));
+            }
+            let bases = manifest.bases.into_iter();
+            Ok(bases.map(|one| (one.path.as_path().to_path_buf(), one.into())).collect())
+        };
+        match read() {
+            Ok(all) => Self { directory, all, is_damaged: false },
+            Err(error) => {
+                tracing::warn!(%error, path = %directory.display(), "What the changed files were cannot be read.");
+                Self { directory, all: BTreeMap::new(), is_damaged: true }
+            }
+        }
+    }
+
+    /// What a path was; where nothing is noted, `None`.
+    pub(super) fn of(&self, path: &Path) -> Option<Base> {
+        if self.is_damaged {
+            Some(Base::Unknown)
+        } else {
+            self.all.get(path).map(|noted| noted.base.clone())
+        }
+    }
+
+    /// Whether nothing is noted.
+    pub(super) fn is_empty(&self) -> bool {
+        self.all.is_empty() && !self.is_damaged
+    }
+
+    /// What a file was, where it was kept.
+    pub(super) fn contents(&self, digest: Digest, max_bytes: u64) -> io::Result<Vec<u8>> {
+        let path = self.directory.join("blobs").join(digest.to_string());
+        let file = File::options().read(true).custom_flags(no_follow()).open(path)?;
+        if file.metadata()?.len() > max_bytes {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        let mut bytes = Vec::new();
+        file.take(max_bytes).read_to_end(&mut bytes)?;
+        if Digest::new(blake3::hash(&bytes).into()) != digest {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        Ok(bytes)
+    }
+
+    /// Notes what is not noted yet: the host has what the session began with where it did not change since.
+    pub(super) fn record(
+        &mut self,
+        upper: BorrowedFd<'_>,
+        lower: BorrowedFd<'_>,
+        changes: &DetailedChangeSet,
+        since: Moment,
+    ) -> io::Result<()> {
+        let mut is_new = false;
+        if !self.is_damaged {
+            let listed: std::collections::BTreeSet<&Path> =
+                changes.changes.iter().map(|change| &*change.path).collect();
+            let before = self.all.len();
+            // What the session dropped again begins anew.
+            self.all.retain(|path, _| listed.contains(&**path) || !is_bare(upper, path));
+            is_new = self.all.len() != before;
+        }
+        for change in &changes.changes {
+            if self.all.contains_key(&change.path) {
+                continue;
+            }
+            let base = self.found(upper, lower, &change.path, since)?;
+            self.all.insert(change.path.clone(), Noted { base, before: Vec::new() });
+            is_new = true;
+        }
+        if is_new { self.write() } else { Ok(()) }
+    }
+
+    fn found(
+        &self,
+        upper: BorrowedFd<'_>,
+        lower: BorrowedFd<'_>,
+        path: &Path,
+        since: Moment,
+    ) -> io::Result<Base> {
+        if self.is_damaged {
+            return Ok(Base::Unknown);
+        }
+        match entry(lower, path) {
+            Ok(Some((found, stat))) if Moment::changed(&stat) <= since => {
+                if let Entry::File { size_bytes, digest, .. } = found
+                    && size_bytes <= MAX_KEPT_BYTES
+                    && !self.keep(lower, path, digest)?
+                {
+                    return Ok(Base::Unknown);
+                }
+                Ok(Base::Known(found))
+            }
+            Ok(Some(_)) => Ok(Base::Unknown),
+            // Deleted on the host meanwhile.
+            Ok(None) if is_copied_up(upper, path) => Ok(Base::Unknown),
+            Ok(None) => Ok(Base::Absent),
+            // It may not be read, so it was not either.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(Base::Unknown),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Keeps what a file holds, and says whether that is what was hashed.
+    fn keep(&self, lower: BorrowedFd<'_>, path: &Path, digest: Digest) -> io::Result<bool> {
+        let blobs = self.directory.join("blobs");
+        let kept = blobs.join(digest.to_string());
+        if kept.exists() {
+            return Ok(true);
+        }
+        match fs::DirBuilder::new().mode(0o700).create(&blobs) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+        let mut bytes = Vec::new();
+        open(lower, path)?.take(MAX_KEPT_BYTES + 1).read_to_end(&mut bytes)?;
+        if Digest::new(blake3::hash(&bytes).into()) != digest {
+            return Ok(false);
+        }
+        let new = kept.with_extension("new");
+        write_private(&new, &bytes)?;
+        fs::rename(new, kept)?;
+        Ok(true)
+    }
+
+    /// Keeps what a file holds in the layer that has this; where neither does any more, it is not kept.
+    pub(super) fn keep_either(
+        &self,
+        upper: &OwnedFd,
+        lower: &OwnedFd,
+        path: &Path,
+        digest: Digest,
+        size_bytes: u64,
+    ) -> io::Result<()> {
+        if size_bytes > MAX_KEPT_BYTES {
+            return Ok(());
+        }
+        for layer in [upper, lower] {
+            match self.keep(layer.as_fd(), path, digest) {
+                Ok(true) => break,
+                Ok(false) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes that these paths are dealt with, by an apply where there was one: what the session makes of them
+    /// from here on is new.
+    pub(super) fn settle(
+        &mut self,
+        paths: impl IntoIterator<Item = (PathBuf, Base)>,
+        applied: Option<&AppliedId>,
+    ) -> io::Result<()> {
+        for (path, base) in paths {
+            let noted =
+                self.all.entry(path).or_insert(Noted { base: Base::Unknown, before: Vec::new() });
+            let before = std::mem::replace(&mut noted.base, base);
+            noted.before.extend(applied.map(|id| (id.clone(), before)));
+        }
+        self.write()
+    }
+
+    /// Notes that an apply was taken back for these paths.
+    pub(super) fn take_back<'a>(
+        &mut self,
+        paths: impl IntoIterator<Item = &'a Path>,
+        applied: &AppliedId,
+    ) -> io::Result<()> {
+        for path in paths {
+            let Some(noted) = self.all.get_mut(path) else { continue };
+            let place = noted.before.iter().position(|(id, _)| id == applied);
+            noted.base = match place.and_then(|place| noted.before.drain(place..).next()) {
+                Some((_, base)) => base,
+                None => Base::Unknown,
+            };
+        }
+        self.write()
+    }
+
+    fn write(&self) -> io::Result<()> {
+        let before =
+            |(id, base): &(AppliedId, Base)| (id.as_str().to_owned(), WrittenBase::of(base));
+        let bases = self.all.iter().map(|(path, noted)| Written {
+            path: WrittenPath::of(path),
+            base: WrittenBase::of(&noted.base),
+            before: noted.before.iter().map(before).collect(),
+        });
+        let manifest = Manifest { version: VERSION, bases: bases.collect() };
+        let path = self.directory.join(MANIFEST);
+        let new = self.directory.join("manifest.json.new");
+        write_private(&new, &serde_json::to_vec(&manifest)?)?;
+        fs::rename(new, path)
+    }
+}
+
+fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut options = File::options();
+    options.write(true).create(true).truncate(true).mode(0o600).custom_flags(no_follow());
+    options.open(path)?.write_all(bytes)
+}
+
+impl WrittenBase {
+    fn of(base: &Base) -> Self {
+        match base {
+            Base::Absent => Self::Absent,
+            Base::Unknown => Self::Unknown,
+            Base::Known(Entry::File { size_bytes, digest, mode }) => {
+                Self::File { size_bytes: *size_bytes, digest: digest.to_string(), mode: *mode }
+            }
+            Base::Known(Entry::Symlink { target }) => {
+                Self::Symlink { target: WrittenPath::of(target) }
+            }
+            Base::Known(Entry::Directory { mode }) => Self::Directory { mode: *mode },
+            Base::Known(Entry::Special) => Self::Special,
+        }
+    }
+}
+
+impl From<Written> for Noted {
+    fn from(written: Written) -> Self {
+        let before = written.before.into_iter();
+        let before = before.filter_map(|(id, base)| Some((AppliedId::parse(&id)?, base.into())));
+        Self { base: written.base.into(), before: before.collect() }
+    }
+}
+
+impl From<WrittenBase> for Base {
+    fn from(written: WrittenBase) -> Self {
+        match written {
+            WrittenBase::Absent => Self::Absent,
+            WrittenBase::Unknown => Self::Unknown,
+            WrittenBase::File { size_bytes, digest, mode } => match Digest::parse(&digest) {
+                Some(digest) => Self::Known(Entry::File { size_bytes, digest, mode }),
+                None => Self::Unknown,
+            },
+            WrittenBase::Symlink { target } => {
+                Self::Known(Entry::Symlink { target: target.as_path().to_path_buf() })
+            }
+            WrittenBase::Directory { mode } => Self::Known(Entry::Directory { mode }),
+            WrittenBase::Special => Self::Known(Entry::Special),
+        }
+    }
+}
