@@ -60,6 +60,11 @@ pub(crate) enum Verb {
     Exec(Box<ExecArguments>),
     /// Show what a session has changed
     Diff(Box<DiffArguments>),
+    /// Bring what a session has changed to the project, or take that back
+    ///
+    /// All of it is done or nothing. What was changed on both sides is merged where that can be; what cannot
+    /// be brought over, or needs a yes of its own, is left in the session and listed, and the exit code is 1.
+    Apply(Box<ApplyArguments>),
     /// Drop what a session has changed
     Discard(Box<DiscardArguments>),
     /// List, look at, stop and remove sessions
@@ -112,6 +117,51 @@ pub(crate) struct DiffArguments {
     /// Files that the project's ignore rules leave out, too
     #[arg(long)]
     pub(crate) ignored: bool,
+}
+
+/// `forge apply`.
+#[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is an option of its own")]
+pub(crate) struct ApplyArguments {
+    #[command(flatten)]
+    pub(crate) common: PlaceOptions,
+    /// The session; an unambiguous beginning of its id will do [default: the newest of this
+    /// workspace that has changed anything]. What is no id is the first of the paths
+    #[arg(value_name = "SESSION")]
+    pub(crate) session: Option<OsString>,
+    /// Only what is at or beneath these paths
+    #[arg(value_name = "PATHS")]
+    pub(crate) paths: Vec<OsString>,
+    /// Where both sides changed a file, keep the project's and take the session's for dealt with
+    #[arg(long, conflicts_with_all = ["theirs", "merge", "undo"])]
+    pub(crate) ours: bool,
+    /// Where both sides changed a file, take the session's
+    #[arg(long, conflicts_with_all = ["merge", "undo"])]
+    pub(crate) theirs: bool,
+    /// Where both sides changed the same lines, write both into the file, between markers
+    #[arg(long, conflicts_with = "undo")]
+    pub(crate) merge: bool,
+    /// Also apply this path, or what is beneath it, though tools execute from it by themselves
+    #[arg(long, value_name = "PATH", conflicts_with = "undo")]
+    pub(crate) allow_exec: Vec<PathBuf>,
+    /// Also apply this symlink, or those beneath this path, though they lead out of the project
+    #[arg(long, value_name = "PATH", conflicts_with = "undo")]
+    pub(crate) allow_symlink: Vec<PathBuf>,
+    /// Also delete more than fifty files at once
+    #[arg(long, conflicts_with = "undo")]
+    pub(crate) allow_deletions: bool,
+    /// Do not ask at a terminal: apply what is clean and safe
+    #[arg(short = 'y', long, conflicts_with = "undo")]
+    pub(crate) yes: bool,
+    /// Say what would be done, and do nothing
+    #[arg(short = 'n', long, conflicts_with = "undo")]
+    pub(crate) dry_run: bool,
+    /// Take the newest apply of the session back
+    #[arg(long)]
+    pub(crate) undo: bool,
+    /// With --undo and PATHS: also where a file was changed since
+    #[arg(short = 'f', long, requires = "undo")]
+    pub(crate) force: bool,
 }
 
 /// `forge discard`.

@@ -27,7 +27,8 @@ pub(crate) async fn close(api: &ForgeAPI, choice: &Choice, paint: Paint) {
         let held = counted(changed_files, ignored_files);
         let ways = match changed_files {
             0 => format!("forge discard {} drops them", used.id),
-            _ => "forge diff shows them, forge discard drops them".to_owned(),
+            _ => "forge diff shows them, forge apply brings them over, forge discard drops them"
+                .to_owned(),
         };
         let origin = match used.origin {
             SessionOrigin::New => "",

@@ -1,5 +1,6 @@
 //! `forge diff`: what a session has changed, to be looked at.
 
+use std::ffi::{OsStr, OsString};
 use std::io::{self, Write as _};
 use std::path::{Component, Path, PathBuf};
 
@@ -10,7 +11,7 @@ use forge_api::{
 };
 use serde::Serialize;
 
-use crate::arguments::DiffArguments;
+use crate::arguments::{DiffArguments, PlaceOptions};
 use crate::exit::Conclusion;
 use crate::failure::{self, Failure};
 use crate::pager::{Output, Reader};
@@ -28,11 +29,11 @@ const MAX_SHOWN_BYTES: u64 = 8 * 1024 * 1024;
 /// There is no such session, or it cannot be read.
 pub(crate) async fn diff(arguments: DiffArguments) -> Result<Conclusion, Failure> {
     let place = Place::of(&arguments.common).await?;
-    let (named, paths) = targets(&place, &arguments)?;
+    let (named, paths) = targets(&place, arguments.session.as_deref(), &arguments.paths);
     let Some(session) = place.session(named.as_deref())? else {
         return Ok(Conclusion::Done);
     };
-    let chosen = chosen(&session, &arguments, &paths)?;
+    let chosen = chosen(&session, &arguments.common, &paths)?;
     let layers = place.store.layers(&session.id)?;
     let ignored = match arguments.ignored {
         true => IgnoredFiles::Listed,
@@ -78,19 +79,20 @@ pub(crate) async fn diff(arguments: DiffArguments) -> Result<Conclusion, Failure
 }
 
 /// The session that is named, and the paths. A first word that names no session is a path.
-fn targets(
+pub(crate) fn targets(
     place: &Place,
-    arguments: &DiffArguments,
-) -> Result<(Option<String>, Vec<PathBuf>), Failure> {
-    let mut paths: Vec<PathBuf> = arguments.paths.iter().map(PathBuf::from).collect();
-    let Some(first) = &arguments.session else { return Ok((None, paths)) };
+    first: Option<&OsStr>,
+    paths: &[OsString],
+) -> (Option<String>, Vec<PathBuf>) {
+    let mut paths: Vec<PathBuf> = paths.iter().map(PathBuf::from).collect();
+    let Some(first) = first else { return (None, paths) };
     if let Some(text) = first.to_str()
         && (place.store.resolve(text).is_ok() || looks_like_an_id(text))
     {
-        return Ok((Some(text.to_owned()), paths));
+        return (Some(text.to_owned()), paths);
     }
     paths.insert(0, first.into());
-    Ok((None, paths))
+    (None, paths)
 }
 
 /// Ids begin with a day.
@@ -100,15 +102,15 @@ fn looks_like_an_id(text: &str) -> bool {
 }
 
 /// The paths, relative to the session's workspace.
-fn chosen(
+pub(crate) fn chosen(
     session: &SessionSummary,
-    arguments: &DiffArguments,
+    options: &PlaceOptions,
     paths: &[PathBuf],
 ) -> Result<Vec<PathBuf>, Failure> {
     if paths.is_empty() {
         return Ok(Vec::new());
     }
-    let start = arguments.common.directory.clone().unwrap_or_else(|| PathBuf::from("."));
+    let start = options.directory.clone().unwrap_or_else(|| PathBuf::from("."));
     let start = start.canonicalize().map_err(|source| Failure::System {
         what: "the working directory cannot be found",
         source,
@@ -142,7 +144,11 @@ fn normalized(path: &Path) -> PathBuf {
 }
 
 /// All differences, file by file: the next is not looked at before somebody wants to read it.
-fn patch(layers: &SessionLayers, changes: &[DetailedChange], paint: Paint) -> Result<(), Failure> {
+pub(crate) fn patch(
+    layers: &SessionLayers,
+    changes: &[DetailedChange],
+    paint: Paint,
+) -> Result<(), Failure> {
     // While the pager runs, an interrupt is the pager's.
     let _signals = Signals::listen()
         .map_err(|source| Failure::System { what: "signals cannot be handled", source })?;

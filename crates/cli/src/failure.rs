@@ -3,7 +3,7 @@
 use std::error::Error as _;
 
 #[cfg(target_os = "linux")]
-use forge_api::SessionError;
+use forge_api::{ApplyError, ReviewError, SessionError};
 use forge_api::{
     CommandError, EnvironmentError, EnvironmentKind, HostError, InitError, ModelError,
     OutputStream, TensorlakeConfigError, TurnError,
@@ -42,6 +42,10 @@ pub(crate) enum Failure {
     #[cfg(target_os = "linux")]
     #[error(transparent)]
     Session(#[from] SessionError),
+    /// Changes could not be brought to the project.
+    #[cfg(target_os = "linux")]
+    #[error(transparent)]
+    Review(ReviewError),
     /// The environment failed.
     #[error(transparent)]
     Environment(#[from] EnvironmentError),
@@ -104,6 +108,13 @@ impl Failure {
                 | SessionError::Unsafe { .. }
                 | SessionError::Io { .. } => Conclusion::ForgeFailed,
             },
+            #[cfg(target_os = "linux")]
+            Self::Review(error) => match error {
+                ReviewError::Apply(ApplyError::NothingApplied) => Conclusion::NotDone,
+                ReviewError::Session(_) | ReviewError::Read(_) | ReviewError::Apply(_) => {
+                    Conclusion::ForgeFailed
+                }
+            },
             Self::Environment(_) | Self::System { .. } => Conclusion::ForgeFailed,
             Self::Write(error) => match error {
                 WriteError::ReaderGone => Conclusion::ReaderGone,
@@ -118,6 +129,8 @@ impl Failure {
             Self::Settings(SettingsError::Choice(error)) => choice_hint(error),
             #[cfg(target_os = "linux")]
             Self::Session(error) => session_hint(error),
+            #[cfg(target_os = "linux")]
+            Self::Review(ReviewError::Apply(error)) => apply_hint(error),
             Self::Model(ModelSettingsError::Name(_)) => {
                 Some("write it as provider/name, as in openai/gpt-5".to_owned())
             }
@@ -187,6 +200,22 @@ fn session_hint(error: &SessionError) -> Option<String> {
     }
 }
 
+#[cfg(target_os = "linux")]
+fn apply_hint(error: &ApplyError) -> Option<String> {
+    match error {
+        ApplyError::Changed { .. } => Some("nothing was applied; try again".to_owned()),
+        ApplyError::Busy => Some("nothing was applied; try again when it has ended".to_owned()),
+        ApplyError::NothingApplied => None,
+        ApplyError::SessionChanged { .. } => {
+            Some("nothing was applied; look at it again".to_owned())
+        }
+        ApplyError::Io { .. } => Some("nothing was changed".to_owned()),
+        ApplyError::Incomplete { .. } => {
+            Some("nothing is lost: the next forge command here tries again".to_owned())
+        }
+    }
+}
+
 fn choice_hint(error: &ChoiceError) -> Option<String> {
     Some(match error {
         ChoiceError::SubcommandAsKey { name } => format!(
@@ -248,4 +277,14 @@ pub(crate) fn note(message: &str, paint: Paint) {
 fn say(text: &str) {
     // There is nowhere left to say that stderr cannot be written to.
     drop(writer::write_all(OutputStream::Stderr, text.as_bytes()));
+}
+
+#[cfg(target_os = "linux")]
+impl From<ReviewError> for Failure {
+    fn from(error: ReviewError) -> Self {
+        match error {
+            ReviewError::Session(error) => Self::Session(error),
+            ReviewError::Read(_) | ReviewError::Apply(_) => Self::Review(error),
+        }
+    }
 }

@@ -4,6 +4,8 @@
 //! codes. It decides nothing about how commands run or what a model is told: it turns arguments into
 //! a [`forge_api::ForgeConfig`], and events into text or JSON.
 
+#[cfg(target_os = "linux")]
+mod apply;
 mod arguments;
 mod banner;
 mod choice;

@@ -45,6 +45,10 @@ pub(crate) fn run() -> ExitCode {
         #[cfg(target_os = "linux")]
         Some(Subcommand::Diff(diff)) => look(prompt, diff.common.verbose, crate::diff::diff(*diff)),
         #[cfg(target_os = "linux")]
+        Some(Subcommand::Apply(apply)) => {
+            look(prompt, apply.common.verbose, crate::apply::apply(*apply))
+        }
+        #[cfg(target_os = "linux")]
         Some(Subcommand::Discard(discard)) => {
             look(prompt, discard.common.verbose, sessions::discard(*discard))
         }
@@ -59,6 +63,7 @@ pub(crate) fn run() -> ExitCode {
         #[cfg(not(target_os = "linux"))]
         Some(
             Subcommand::Diff(_)
+            | Subcommand::Apply(_)
             | Subcommand::Discard(_)
             | Subcommand::Session(_)
             | Subcommand::Doctor(_),

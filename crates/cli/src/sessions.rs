@@ -50,6 +50,9 @@ impl Place {
             Err(_) => None,
         };
         let paint = Paint::choose(options.color.unwrap_or_default(), OutputStream::Stdout);
+        if let Some(workspace) = &workspace {
+            crate::apply::recover(workspace, &state);
+        }
         Ok(Self { store: SessionStore::new(state), workspace, paint })
     }
 

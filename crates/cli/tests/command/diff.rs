@@ -23,7 +23,7 @@ fn diff(world: &World, arguments: &[&str]) -> Ended {
 }
 
 /// Every path with what it is and holds.
-fn tree(root: &Path) -> Vec<(Vec<u8>, u32, Vec<u8>)> {
+pub(crate) fn tree(root: &Path) -> Vec<(Vec<u8>, u32, Vec<u8>)> {
     let mut found = Vec::new();
     let mut pending = vec![root.to_path_buf()];
     while let Some(directory) = pending.pop() {

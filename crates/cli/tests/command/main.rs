@@ -2,10 +2,14 @@
 
 #![cfg(test)]
 
+#[cfg(target_os = "linux")]
+mod apply;
 mod completions;
 #[cfg(target_os = "linux")]
 mod diff;
 mod exec;
+#[cfg(target_os = "linux")]
+mod gate;
 mod harness;
 #[cfg(target_os = "linux")]
 mod sandbox;
