@@ -6,10 +6,11 @@ use std::path::Path;
 use forge_api::planning::{Choices, Conflict, Left, Plan, Reason, Resolution};
 use forge_api::{
     Applied, AppliedPath, ApplyError, ApplyReport, ApplyTarget, Entry, HostTree, OutputStream,
-    Placed, Review, ReviewError, ReviewedPath, SessionSummary, Step, Undo,
+    Placed, Review, ReviewError, ReviewedPath, SessionId, SessionStore, SessionSummary, Step, Undo,
 };
 
 use crate::arguments::ApplyArguments;
+use crate::closing::{self, End};
 use crate::diff::{chosen, targets};
 use crate::executor::store_directory;
 use crate::exit::Conclusion;
@@ -73,6 +74,46 @@ pub(crate) async fn apply(arguments: ApplyArguments) -> Result<Conclusion, Failu
             what: "the changes cannot be applied",
             source: std::io::Error::other(error),
         }),
+    }
+}
+
+/// What becomes of a session's changes at the end of a run: all that is said goes to stderr.
+pub(crate) async fn at_the_end(id: &SessionId, end: End, paint: Paint) -> closing::Left {
+    let said = Said { paint };
+    let id = id.clone();
+    let work = move || -> Result<Conclusion, Failure> {
+        let state = store_directory()?;
+        let store = SessionStore::new(&state);
+        let workspace = store.find(&id)?.workspace;
+        let review = Review::new(store.lock(&id)?, &workspace, &state)?;
+        let mut choices = Choices::default();
+        let is_meant = match end {
+            End::Ask => said.choose(&review, &mut choices)?,
+            End::Apply => true,
+            End::Wait => false,
+        };
+        let conclusion = match is_meant {
+            true => {
+                let ApplyReport { plan, applied } = review.apply(&choices)?;
+                said.marked(&plan);
+                said.left(&plan.left);
+                said.sum(applied.as_ref(), &plan);
+                if plan.left.is_empty() { Conclusion::Done } else { Conclusion::NotDone }
+            }
+            false => Conclusion::Done,
+        };
+        review.close()?;
+        Ok(conclusion)
+    };
+    match tokio::task::spawn_blocking(work).await {
+        Ok(Ok(Conclusion::Done)) => closing::Left::Nothing,
+        Ok(Ok(_)) => closing::Left::Something,
+        Ok(Err(failure)) => {
+            failure::print(&failure, paint);
+            closing::Left::Something
+        }
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Err(_) => closing::Left::Something,
     }
 }
 

@@ -341,6 +341,9 @@ pub(crate) struct TaskOptions {
     /// Before which of the model's commands to ask you
     #[arg(long, value_name = "WHICH")]
     pub(crate) ask: Option<AskWhich>,
+    /// What becomes of changes at the end [default: ask at a terminal, else never]
+    #[arg(long, value_name = "WHEN")]
+    pub(crate) apply: Option<ApplyWhen>,
     /// How the task is reported on stdout
     #[arg(long, value_name = "FORMAT", help_heading = "Output")]
     pub(crate) output_format: Option<OutputFormat>,
@@ -406,6 +409,18 @@ pub(crate) enum AskWhich {
     Always,
 }
 
+/// When what a session changed is brought to the project.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum ApplyWhen {
+    /// At the end, what is clean and safe
+    Auto,
+    /// When you say so at the end
+    Ask,
+    /// By `forge apply` only
+    Never,
+}
+
 /// How a task is reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub(crate) enum OutputFormat {
@@ -457,6 +472,7 @@ impl TaskOptions {
             task_timeout: after.task_timeout.or(self.task_timeout),
             max_turns: after.max_turns.or(self.max_turns),
             ask: after.ask.or(self.ask),
+            apply: after.apply.or(self.apply),
             output_format: after.output_format.or(self.output_format),
         }
     }

@@ -3,7 +3,7 @@
 //! The user's file is `~/.config/forge/config.toml` (`XDG_CONFIG_HOME` and `FORGE_CONFIG` are
 //! honoured), the project's is `.forge/config.toml` in the workspace. A project is written by
 //! whoever wrote the code, so it may only say what cannot hurt: it can neither choose an environment,
-//! nor forward variables, nor say before which commands the user is asked.
+//! nor forward variables, nor say before which commands the user is asked, nor have changes applied.
 
 use std::io;
 use std::ops::Range;
@@ -13,7 +13,7 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer, de};
 use thiserror::Error;
 
-use crate::arguments::{AskWhich, ExecutorName, parse_duration};
+use crate::arguments::{ApplyWhen, AskWhich, ExecutorName, parse_duration};
 use crate::variables;
 
 /// What the files set; the project's over the user's.
@@ -33,6 +33,8 @@ pub(crate) struct Configuration {
     pub(crate) max_turns: Option<u32>,
     /// Before which commands the user is asked; only the user's file.
     pub(crate) ask: Option<AskWhich>,
+    /// What becomes of changes at the end; only the user's file.
+    pub(crate) apply: Option<ApplyWhen>,
 }
 
 /// Why a configuration file cannot be used.
@@ -73,6 +75,7 @@ struct UserFile {
     task_timeout: Option<WrittenDuration>,
     max_turns: Option<std::num::NonZeroU32>,
     ask: Option<AskWhich>,
+    apply: Option<ApplyWhen>,
 }
 
 /// The project's file. What it must not say is known by name, so that the error can say why.
@@ -85,6 +88,8 @@ struct ProjectFile {
     env: Option<Refused>,
     #[expect(dead_code, reason = "never parses")]
     ask: Option<Refused>,
+    #[expect(dead_code, reason = "never parses")]
+    apply: Option<Refused>,
     model: Option<String>,
     timeout: Option<WrittenDuration>,
     task_timeout: Option<WrittenDuration>,
@@ -212,6 +217,7 @@ fn parse_user(path: &Path, text: &str) -> Result<Configuration, ConfigurationErr
         task_timeout: file.task_timeout.map(|written| written.0),
         max_turns: file.max_turns.map(std::num::NonZeroU32::get),
         ask: file.ask,
+        apply: file.apply,
     })
 }
 
@@ -238,7 +244,7 @@ mod tests {
     fn every_setting_of_the_user_is_read() {
         let actual = user(
             "executor = 'local'\nmodel = 'openai/x'\nenv = ['A', 'B=1']\ntimeout = '5m'\n\
-             task_timeout = '1h'\nmax_turns = 7\nask = 'risky'\n",
+             task_timeout = '1h'\nmax_turns = 7\nask = 'risky'\napply = 'auto'\n",
         );
         let expected = Configuration {
             executor: Some(ExecutorName::Local),
@@ -248,6 +254,7 @@ mod tests {
             task_timeout: Some(Duration::from_secs(3600)),
             max_turns: Some(7),
             ask: Some(AskWhich::Risky),
+            apply: Some(ApplyWhen::Auto),
         };
         assert_eq!(actual, Ok(expected));
     }
@@ -260,7 +267,7 @@ mod tests {
 
     #[test]
     fn a_project_can_neither_choose_an_environment_nor_forward_variables_nor_stop_questions() {
-        for text in ["executor = 'local'", "env = ['TOKEN']", "ask = 'never'"] {
+        for text in ["executor = 'local'", "env = ['TOKEN']", "ask = 'never'", "apply = 'auto'"] {
             let actual = parse::<ProjectFile>(Path::new("p.toml"), text).unwrap_err().to_string();
             assert!(actual.contains("a project cannot set this"), "{actual}");
         }

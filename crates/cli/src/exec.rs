@@ -96,7 +96,8 @@ pub(crate) async fn run(
         }
         // Leaving this block drops a command that is still running, which kills it.
     };
-    closing::close(&api, &settings.choice, paint).await;
+    let end = closing::End::of(&settings, stopping.ended_by.is_some());
+    closing::close(&api, &settings.choice, end, paint).await;
     if let Some(trouble) = streams.take_trouble() {
         return Err(trouble.into());
     }

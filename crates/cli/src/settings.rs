@@ -7,7 +7,7 @@ use std::time::Duration;
 use forge_api::{AgentConfig, AskPolicy, ForgeConfig, SecretString, VariableName};
 use thiserror::Error;
 
-use crate::arguments::{AskWhich, ColorWhen, CommonOptions, OutputFormat, TaskOptions};
+use crate::arguments::{ApplyWhen, AskWhich, ColorWhen, CommonOptions, OutputFormat, TaskOptions};
 use crate::choice::{self, Choice, ChoiceError, TensorlakeVariables};
 use crate::configuration::{self, ConfigurationError};
 use crate::executor;
@@ -44,6 +44,8 @@ pub(crate) struct TaskSettings {
     pub(crate) max_turns: Option<u32>,
     /// Before which commands the user is asked, where that was said.
     pub(crate) ask: Option<AskWhich>,
+    /// What becomes of changes at the end, where that was said.
+    pub(crate) apply: Option<ApplyWhen>,
     /// How a task is reported.
     pub(crate) output_format: OutputFormat,
 }
@@ -94,6 +96,7 @@ impl Settings {
                 timeout: task.task_timeout.or(configured.task_timeout),
                 max_turns: task.max_turns.or(configured.max_turns),
                 ask: task.ask.or(configured.ask),
+                apply: task.apply.or(configured.apply),
                 output_format: task.output_format.unwrap_or_default(),
             },
         })

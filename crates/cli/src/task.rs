@@ -89,8 +89,14 @@ async fn converse(
     }
     let mut driver = Driver { signals, questions, terminal };
     let result = one_turn(&api, prompt, &mut driver, view).await;
-    closing::close(&api, &settings.choice, paint).await;
-    result
+    let is_interrupted = matches!(result, Ok(Conclusion::Ended(_)));
+    let end = closing::End::of(&settings, is_interrupted);
+    let left = closing::close(&api, &settings.choice, end, paint).await;
+    match (result, left) {
+        // It was to be applied, and was not in full.
+        (Ok(Conclusion::Done), closing::Left::Something) => Ok(Conclusion::NotDone),
+        (result, _) => result,
+    }
 }
 
 async fn one_turn(

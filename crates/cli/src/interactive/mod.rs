@@ -58,7 +58,9 @@ pub(crate) async fn run(settings: Settings) -> Result<Conclusion, Failure> {
     };
     let result = session.converse(&api).await;
     session.editor.stop();
-    closing::close(&api, &settings.choice, paint).await;
+    let is_interrupted = matches!(result, Ok(Conclusion::Ended(_)));
+    let end = closing::End::of(&settings, is_interrupted);
+    closing::close(&api, &settings.choice, end, paint).await;
     result
 }
 
