@@ -60,6 +60,12 @@ impl SandboxEnvironment {
         }
     }
 
+    /// Where its sessions are kept.
+    #[must_use]
+    pub fn state_directory(&self) -> &Path {
+        &self.inner.config.state_directory
+    }
+
     /// Does something with the session and its layers while nothing in it runs: calls are waited for, and background
     /// commands stand still. `None` where nothing was used yet. The work is done on a thread for what blocks.
     ///

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -89,6 +90,9 @@ impl Helper {
             .arg(HELPER_ARGUMENT)
             .env_clear()
             .current_dir("/")
+            // A Ctrl-C at the terminal is for the program, which passes it on to commands; the end of the socket ends
+            // this.
+            .process_group(0)
             .stdin(Stdio::from(theirs))
             .stdout(Stdio::null())
             .stderr(Stdio::null())

@@ -11,6 +11,7 @@ mod exec;
 #[cfg(target_os = "linux")]
 mod gate;
 mod harness;
+mod live;
 #[cfg(target_os = "linux")]
 mod sandbox;
 mod signals;

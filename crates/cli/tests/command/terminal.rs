@@ -15,7 +15,7 @@ use crate::harness::{PATIENCE, Server, World, is_alive, wait_for_file, wait_unti
 const WHERE: &str = "\x1b[6n";
 
 /// The program in a terminal. A real one answers the editor's question by itself; here the test does.
-struct Screen(PtySession);
+pub(crate) struct Screen(PtySession);
 
 impl Screen {
     /// A shell that runs forge, and says before and after how the terminal is set.
@@ -25,7 +25,7 @@ impl Screen {
     }
 
     /// The same for another way to start forge.
-    fn running(world: &World, server: &Server, program: &str) -> Self {
+    pub(crate) fn running(world: &World, server: &Server, program: &str) -> Self {
         // Ctrl-C reaches the shell too, which shall live on to say how forge ended.
         let script = format!(
             "trap : INT; stty -g > before; {program}; echo \"code=$?\"; stty -g > after; echo all-done"
@@ -43,7 +43,7 @@ impl Screen {
         Self(spawn_command(command, Some(patience)).unwrap())
     }
 
-    fn expect(&mut self, text: &str) -> String {
+    pub(crate) fn expect(&mut self, text: &str) -> String {
         self.0.exp_string(text).unwrap_or_else(|error| panic!("waiting for {text:?}: {error}"))
     }
 
@@ -55,13 +55,13 @@ impl Screen {
     }
 
     /// Types a line at the prompt.
-    fn enter(&mut self, line: &str) {
+    pub(crate) fn enter(&mut self, line: &str) {
         self.prompt();
         self.send(line);
         self.send("\r");
     }
 
-    fn send(&mut self, text: &str) {
+    pub(crate) fn send(&mut self, text: &str) {
         self.0.send(text).unwrap();
         self.0.flush().unwrap();
     }

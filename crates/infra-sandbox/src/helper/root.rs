@@ -129,14 +129,16 @@ pub(super) fn workspace_of(view: &View) -> &Path {
     }
 }
 
-/// The overlays over what people and tools of the host work on while the session stands. Toolchains are not
-/// among them: to forget what is remembered of those costs more than it is worth.
+/// The overlays over what people of the host work on while the session stands: the workspace and its git directory. Not
+/// toolchains and the like, which would be slower after it.
 pub(super) fn overlays(view: &View) -> Vec<PathBuf> {
     let is_worked_on = |shown: &&Shown| match &shown.access {
-        Access::Apart
-        | Access::Layered(Upper::Directories { .. })
+        Access::Layered(Upper::Directories { .. })
         | Access::Layered(Upper::Memory { keeping: Keeping::Kept { .. }, .. }) => true,
-        Access::ReadOnly | Access::ReadWrite | Access::Layered(Upper::Memory { .. }) => false,
+        Access::ReadOnly
+        | Access::Apart
+        | Access::ReadWrite
+        | Access::Layered(Upper::Memory { keeping: Keeping::ThrowAway, .. }) => false,
     };
     let shown = view.shown.iter().filter(is_worked_on).map(|shown| shown.path.0.clone());
     let workspace = match &view.root {

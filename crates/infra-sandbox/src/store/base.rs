@@ -124,7 +124,7 @@ enum WrittenBase {
 }
 
 /// What is noted of a session's paths.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Bases {
     directory: PathBuf,
     all: BTreeMap<PathBuf, Noted>,

@@ -111,6 +111,15 @@ impl SessionLayers {
         Self { upper, lower, bases, recent: Recent::default() }
     }
 
+    /// A second hold of the same layers.
+    ///
+    /// # Errors
+    /// There are no descriptors left.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        let (upper, lower) = (self.upper.try_clone()?, self.lower.try_clone()?);
+        Ok(Self::new(upper, lower, self.bases.clone()))
+    }
+
     /// The paths that the host may have gone on with since they were noted.
     pub(crate) fn perhaps_outdated(&self) -> io::Result<Vec<Outdated>> {
         let mut found = Vec::new();
