@@ -52,10 +52,11 @@ impl Screen {
     /// Waits for the prompt. An editor that got its answer late asks once more.
     fn prompt(&mut self) {
         self.expect(WHERE);
+        let prompt = Regex::new(r"forge(\x1b\[[0-9;]*m)*> ").unwrap();
         loop {
             self.send("\x1b[1;1R");
-            let prompt = Regex::new(r"forge(\x1b\[[0-9;]*m)*> ").unwrap();
-            let either = vec![ReadUntil::String(WHERE.to_owned()), ReadUntil::Regex(prompt)];
+            let prompt = ReadUntil::Regex(prompt.clone());
+            let either = vec![ReadUntil::String(WHERE.to_owned()), prompt];
             let found = self.0.exp_any(either);
             let (_, found) =
                 found.unwrap_or_else(|error| panic!("waiting for the prompt: {error}"));
