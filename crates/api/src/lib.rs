@@ -42,7 +42,8 @@ pub use forge_app::review as planning;
 pub use forge_domain::*;
 #[cfg(target_os = "linux")]
 pub use forge_infra_apply::HostTree;
-pub use forge_infra_local::{LocalHost, git_identity};
+pub use forge_infra_git::{HostRepository, git_identity};
+pub use forge_infra_local::LocalHost;
 pub use forge_infra_model::{ModelConfig, ModelConfigError, Provider};
 #[cfg(target_os = "linux")]
 pub use forge_infra_sandbox::{
