@@ -5,12 +5,14 @@ use std::path::Path;
 
 use forge_api::planning::{Choices, Conflict, Left, Plan, Reason, Resolution};
 use forge_api::{
-    Applied, AppliedPath, ApplyError, ApplyReport, ApplyTarget, Entry, HostTree, OutputStream,
-    Placed, Review, ReviewError, ReviewedPath, SessionId, SessionStore, SessionSummary, Step, Undo,
+    Applied, AppliedPath, ApplyError, ApplyReport, ApplyTarget, BranchName, Entry, HostTree,
+    OutputStream, Placed, Review, ReviewError, ReviewedPath, SessionId, SessionStore,
+    SessionSummary, Step, Undo,
 };
 
 use crate::arguments::ApplyArguments;
 use crate::closing::{self, End};
+use crate::commits::{self, Listed};
 use crate::diff::{chosen, targets};
 use crate::executor::store_directory;
 use crate::exit::Conclusion;
@@ -41,6 +43,9 @@ pub(crate) async fn apply(arguments: ApplyArguments) -> Result<Conclusion, Failu
         failure::note("there is nothing to apply", said.paint);
         return Ok(Conclusion::Done);
     };
+    if let Some(name) = &arguments.branch {
+        return commits::branch(&place.store, &session, branch_name(name)?, said.paint).await;
+    }
     let choices = Choices {
         paths: chosen(&session, &arguments.common, &paths)?,
         conflicts: match (arguments.ours, arguments.theirs, arguments.merge) {
@@ -56,36 +61,57 @@ pub(crate) async fn apply(arguments: ApplyArguments) -> Result<Conclusion, Failu
     };
     let state = store_directory()?;
     let open = place.store.lock(&session.id)?;
+    let all = (choices.paths.is_empty() && !arguments.undo).then(|| session.clone());
+    let is_dry = arguments.dry_run;
     // Files are read and written: not on a thread that has others to serve.
     let work = move || {
         let review = Review::new(open, &session.workspace, &state)?;
         let conclusion = if arguments.undo {
-            undo(&review, &choices, arguments.force, said)
+            undo(&review, &choices, arguments.force, said).map(Some)
         } else {
             carry_out(&review, &arguments, choices, said)
         };
         review.close()?;
         conclusion
     };
-    match tokio::task::spawn_blocking(work).await {
-        Ok(conclusion) => conclusion,
+    let files = match tokio::task::spawn_blocking(work).await {
+        Ok(conclusion) => conclusion?,
         Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-        Err(error) => Err(Failure::System {
-            what: "the changes cannot be applied",
-            source: std::io::Error::other(error),
-        }),
+        Err(error) => {
+            return Err(Failure::System {
+                what: "the changes cannot be applied",
+                source: std::io::Error::other(error),
+            });
+        }
+    };
+    // Who has said no to the files has said no.
+    let Some(files) = files else { return Ok(Conclusion::NotDone) };
+    let Some(session) = all else { return Ok(files) };
+    if is_dry {
+        commits::note_waiting(&place.store, &session.id, said.paint);
+        return Ok(files);
     }
+    match commits::bring_waiting(&place.store, &session, Listed::OnStdout, said.paint).await? {
+        Conclusion::Done => Ok(files),
+        left => Ok(left),
+    }
+}
+
+fn branch_name(text: &str) -> Result<BranchName, Failure> {
+    BranchName::parse(text).map_err(|refusal| {
+        Failure::Usage(format!("{text:?} cannot be the name of a branch: {refusal}"))
+    })
 }
 
 /// What becomes of a session's changes at the end of a run: all that is said goes to stderr.
 pub(crate) async fn at_the_end(id: &SessionId, end: End, paint: Paint) -> closing::Left {
     let said = Said { paint };
     let id = id.clone();
-    let work = move || -> Result<Conclusion, Failure> {
+    let work = move || -> Result<(Conclusion, Option<SessionSummary>), Failure> {
         let state = store_directory()?;
         let store = SessionStore::new(&state);
-        let workspace = store.find(&id)?.workspace;
-        let review = Review::new(store.lock(&id)?, &workspace, &state)?;
+        let session = store.find(&id)?;
+        let review = Review::new(store.lock(&id)?, &session.workspace, &state)?;
         let mut choices = Choices::default();
         let is_meant = match end {
             End::Ask => said.choose(&review, &mut choices)?,
@@ -103,11 +129,19 @@ pub(crate) async fn at_the_end(id: &SessionId, end: End, paint: Paint) -> closin
             false => Conclusion::Done,
         };
         review.close()?;
-        Ok(conclusion)
+        Ok((conclusion, is_meant.then_some(session)))
     };
     match tokio::task::spawn_blocking(work).await {
-        Ok(Ok(Conclusion::Done)) => closing::Left::Nothing,
-        Ok(Ok(_)) => closing::Left::Something,
+        Ok(Ok((files, session))) => {
+            let commits = match session {
+                Some(session) => commits::bring_at_the_end(&session, paint).await,
+                None => Conclusion::Done,
+            };
+            match (files, commits) {
+                (Conclusion::Done, Conclusion::Done) => closing::Left::Nothing,
+                _ => closing::Left::Something,
+            }
+        }
         Ok(Err(failure)) => {
             failure::print(&failure, paint);
             closing::Left::Something
@@ -157,12 +191,13 @@ struct Said {
     paint: Paint,
 }
 
+/// Applies, or says what would be done; `None` where the user says no to all of it.
 fn carry_out(
     review: &Review,
     arguments: &ApplyArguments,
     mut choices: Choices,
     said: Said,
-) -> Result<Conclusion, Failure> {
+) -> Result<Option<Conclusion>, Failure> {
     if arguments.dry_run {
         let plan = review.plan(&choices);
         print(&listed(&plan.steps))?;
@@ -170,11 +205,11 @@ fn carry_out(
         let count = plan.steps.iter().filter(|step| !is_directory(step)).count() as u64;
         let text = format!("{count} {} would be changed", plural(count, "path", "paths"));
         failure::note(&text, said.paint);
-        return Ok(if plan.left.is_empty() { Conclusion::Done } else { Conclusion::NotDone });
+        return Ok(Some(concluded(&plan)));
     }
     let can_ask = stdin::kind() == stdin::Kind::Terminal && is_terminal(OutputStream::Stderr);
     if can_ask && !arguments.yes && !said.choose(review, &mut choices)? {
-        return Ok(Conclusion::NotDone);
+        return Ok(None);
     }
     let ApplyReport { plan, applied } = review.apply(&choices)?;
     if let Some(applied) = &applied {
@@ -183,7 +218,11 @@ fn carry_out(
     said.marked(&plan);
     said.left(&plan.left);
     said.sum(applied.as_ref(), &plan);
-    Ok(if plan.left.is_empty() { Conclusion::Done } else { Conclusion::NotDone })
+    Ok(Some(concluded(&plan)))
+}
+
+fn concluded(plan: &Plan) -> Conclusion {
+    if plan.left.is_empty() { Conclusion::Done } else { Conclusion::NotDone }
 }
 
 fn undo(

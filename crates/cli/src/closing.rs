@@ -2,7 +2,7 @@
 
 use forge_api::{ForgeAPI, OutputStream};
 #[cfg(target_os = "linux")]
-use forge_api::{SessionOrigin, StoredSummary};
+use forge_api::{SessionOrigin, SessionStore, StoredSummary};
 
 use crate::arguments::ApplyWhen;
 use crate::choice::Choice;
@@ -61,7 +61,12 @@ pub(crate) async fn close(api: &ForgeAPI, choice: &Choice, end: End, paint: Pain
         && kept != StoredSummary::default()
     {
         let StoredSummary { changed_files, ignored_files } = kept;
-        let held = counted(changed_files, ignored_files);
+        let mut held = counted(changed_files, ignored_files);
+        if let Ok(state) = crate::executor::store_directory()
+            && let Some(commits) = crate::commits::waiting(&SessionStore::new(state), &used.id)
+        {
+            held = format!("{held} and {commits}");
+        }
         let ways = match changed_files {
             0 => format!("forge discard {} drops them", used.id),
             _ => "forge diff shows them, forge apply brings them over, forge discard drops them"

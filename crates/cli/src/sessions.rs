@@ -101,7 +101,11 @@ pub(crate) async fn discard(arguments: DiscardArguments) -> Result<Conclusion, F
         .changes()
         .map_err(|source| Failure::System { what: "the changes cannot be read", source })?;
     let (changed, ignored) = (count.changes.len() as u64, count.ignored_files);
-    let what = format!("{} of session {}", counted(changed, ignored), session.id);
+    let mut held = counted(changed, ignored);
+    if let Some(commits) = crate::commits::waiting(&place.store, &session.id) {
+        held = format!("{held} and {commits}");
+    }
+    let what = format!("{held} of session {}", session.id);
     if !arguments.force && !asked(&format!("Discard {what}?"), paint)? {
         return Ok(Conclusion::NotDone);
     }
@@ -208,7 +212,13 @@ fn show(place: &Place, text: &str, json: bool) -> Result<Conclusion, Failure> {
             SessionState::Running(Some(pid)) => format!("running (process {pid})"),
         };
         let held = match &changes {
-            Some(changes) => counted(changes.changes.len() as u64, changes.ignored_files),
+            Some(changes) => {
+                let files = counted(changes.changes.len() as u64, changes.ignored_files);
+                match crate::commits::waiting(&place.store, &session.id) {
+                    Some(commits) => format!("{files} and {commits}"),
+                    None => files,
+                }
+            }
             None => "its workspace cannot be read".to_owned(),
         };
         for (name, value) in [
