@@ -90,6 +90,8 @@ impl<'a> Quarantine<'a> {
     ) -> Result<Ended, CommitsError> {
         let mut command = self.host.git.command(&self.directory, &[]);
         command.env("GIT_DIR", &self.directory).env("GIT_ALLOW_PROTOCOL", protocol);
+        // A small pack may hold what unfolds into any size; larger files are streamed.
+        command.env("GIT_ALLOC_LIMIT", "512m");
         command.arg("--no-pager").arg(name).args(arguments);
         run(command, name, input, output)
     }

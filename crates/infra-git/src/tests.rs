@@ -172,6 +172,7 @@ fn branches_tags_the_stash_and_a_detached_head_arrive_and_nothing_of_the_users_i
         let place = Place::with(init);
         git(&place.host(), &["branch", "mine"]);
         git(&place.host(), &["pack-refs", "--all"]);
+        git(&place.host(), &["config", "core.logAllRefUpdates", "always"]);
         place.commit("2\n");
         git(&place.session(), &["tag", "-a", "-m", "t", "v1"]);
         git(&place.session(), &["branch", "feature/a"]);
@@ -247,6 +248,45 @@ fn a_thin_bundle_whose_prerequisites_the_host_lacks_is_refused() {
     let before = place.users();
     refusal(place.bring(&[place.named("refs/heads/main")], Some(&path)));
     assert_eq!((place.brought("heads/main"), place.users()), (None, before));
+}
+
+#[test]
+fn a_bundle_that_says_of_itself_that_objects_are_missing_is_refused() {
+    let place = Place::new();
+    place.commit("2\n");
+    let path = place.private().join("bundle");
+    let create = ["bundle", "create", "-q", path.to_str().unwrap(), "--filter=blob:none", "main"];
+    git(&place.session(), &create);
+    refusal(place.bring(&[place.named("refs/heads/main")], Some(&path)));
+    assert_eq!(place.brought("heads/main"), None);
+}
+
+/// A pack of less than two hundred bytes: a blob of 64 KiB of zeros, and a delta that repeats it up to 512.5 MiB.
+const BOMB: &str = concat!(
+    "5041434b0000000200000002b08020789cedc101010000008090feafee080a00000000000000000000000000",
+    "0000000000000000000000000000000000000000000000000000000000000000000000000000000000000000",
+    "0000000000006a000f0001f08104c97c12f9b0a24bfc19c74a2b265a97c924137775789cedc1010900300cc0",
+    "3038135e29933a1f27494d6d2f00000000000000e01b0728fe08174bbec2cd2a9e6b0ec7e8607b0a02fa20a7",
+    "19aa51",
+);
+
+#[test]
+fn a_pack_that_unfolds_beyond_any_measure_is_refused_before_it_takes_the_memory() {
+    let place = Place::new();
+    let digit = |at: usize| u8::from_str_radix(&BOMB[at..at + 2], 16).unwrap();
+    let pack: Vec<u8> = (0..BOMB.len()).step_by(2).map(digit).collect();
+    // The control: any other git takes it.
+    assert!(git_with(&place.session(), &["index-pack", "--stdin"], &pack).0);
+    let id = "a".repeat(40);
+    let header = format!("# v2 git bundle\n{id} refs/heads/main\n\n");
+    let path = place.private().join("bundle");
+    fs::write(&path, [header.as_bytes(), &pack].concat()).unwrap();
+    let main = SessionRef {
+        name: SessionRefName::parse("refs/heads/main").unwrap(),
+        id: GitObjectId::parse(&id).unwrap(),
+    };
+    let reason = refusal(place.bring(&[main], Some(&path)));
+    assert!(reason.contains("over limit"), "{reason}");
 }
 
 #[test]
@@ -476,6 +516,8 @@ fn worktrees_shallow_clones_empty_repositories_and_odd_work_trees_are_repositori
     assert_eq!(bring(&place.root().join("partial")), expected);
     git(&place.root(), &["clone", "-q", "host", "odd"]);
     git(&place.root().join("odd"), &["config", "core.worktree", "/nowhere"]);
+    git(&place.root(), &["clone", "-q", "--ref-format=reftable", "host", "tables"]);
+    assert_eq!(bring(&place.root().join("tables")), expected);
     let odd = HostRepository::open(&place.root().join("odd"), OsStr::new(PATH)).unwrap();
     assert_eq!(odd.bring(&id(), &refs, &place.private(), Some(&bundle)).unwrap().brought, refs);
     // One without commits gets all of them.
