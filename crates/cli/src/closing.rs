@@ -2,13 +2,14 @@
 
 use forge_api::{ForgeAPI, OutputStream};
 #[cfg(target_os = "linux")]
-use forge_api::{SessionOrigin, SessionStore, StoredSummary};
+use forge_api::{SessionId, SessionOrigin, SessionStore, StoredSummary};
 
 use crate::arguments::ApplyWhen;
 use crate::choice::Choice;
+#[cfg(target_os = "linux")]
+use crate::commits;
 use crate::failure::{self, Failure};
 #[cfg(target_os = "linux")]
-use crate::sessions::counted;
 use crate::settings::Settings;
 use crate::stdin;
 use crate::terminal::{Paint, is_terminal};
@@ -58,16 +59,14 @@ pub(crate) async fn close(api: &ForgeAPI, choice: &Choice, end: End, paint: Pain
     #[cfg(target_os = "linux")]
     if let Some(used) = api.executor().session()
         && let Some(kept) = used.kept
-        && kept != StoredSummary::default()
+        && let commits = waiting(&used.id)
+        && (kept != StoredSummary::default() || commits.is_some())
     {
         let StoredSummary { changed_files, ignored_files } = kept;
-        let mut held = counted(changed_files, ignored_files);
-        if let Ok(state) = crate::executor::store_directory()
-            && let Some(commits) = crate::commits::waiting(&SessionStore::new(state), &used.id)
-        {
-            held = format!("{held} and {commits}");
-        }
+        let has_commits = commits.is_some();
+        let held = commits::held(changed_files, ignored_files, commits);
         let ways = match changed_files {
+            0 if has_commits => "forge apply brings them over, forge discard drops them".to_owned(),
             0 => format!("forge discard {} drops them", used.id),
             _ => "forge diff shows them, forge apply brings them over, forge discard drops them"
                 .to_owned(),
@@ -77,7 +76,13 @@ pub(crate) async fn close(api: &ForgeAPI, choice: &Choice, end: End, paint: Pain
             SessionOrigin::Continued => ", which was continued,",
         };
         failure::note(&format!("session {}{origin} holds {held}: {ways}", used.id), paint);
-        if changed_files > 0 && closed.is_ok() && end != End::Wait {
+        // About commits alone nobody is asked.
+        let is_due = match end {
+            End::Wait => false,
+            End::Ask => changed_files > 0,
+            End::Apply => changed_files > 0 || has_commits,
+        };
+        if is_due && closed.is_ok() {
             left = crate::apply::at_the_end(&used.id, end, paint).await;
         }
     }
@@ -85,4 +90,11 @@ pub(crate) async fn close(api: &ForgeAPI, choice: &Choice, end: End, paint: Pain
         failure::warn(&Failure::from(error).message(), paint);
     }
     left
+}
+
+/// The commits of a session that wait, in words.
+#[cfg(target_os = "linux")]
+fn waiting(id: &SessionId) -> Option<String> {
+    let state = crate::executor::store_directory().ok()?;
+    commits::waiting(&SessionStore::new(state), id)
 }

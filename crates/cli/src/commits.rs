@@ -11,7 +11,7 @@ use forge_api::{
 
 use crate::exit::Conclusion;
 use crate::failure::{self, Failure};
-use crate::sessions::{plural, print, shown};
+use crate::sessions::{counted, plural, print, shown};
 use crate::terminal::{Paint, clean};
 use crate::{executor, git};
 
@@ -31,6 +31,15 @@ pub(crate) fn waiting(store: &SessionStore, id: &SessionId) -> Option<String> {
         }
         Ok(WaitingCommits::Unknown) => Some("perhaps commits".to_owned()),
         Ok(WaitingCommits::None) | Err(_) => None,
+    }
+}
+
+/// What a session holds, in words: files, and commits that wait.
+pub(crate) fn held(changed: u64, ignored: u64, commits: Option<String>) -> String {
+    match (changed + ignored, commits) {
+        (0, Some(commits)) => commits,
+        (_, Some(commits)) => format!("{} and {commits}", counted(changed, ignored)),
+        (_, None) => counted(changed, ignored),
     }
 }
 

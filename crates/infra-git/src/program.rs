@@ -35,6 +35,9 @@ pub const SETTINGS: &[(&str, &str)] = &[
     ("core.alternateRefsCommand", "false"),
     ("fetch.recurseSubmodules", "false"),
     ("submodule.recurse", "false"),
+    // A repository of somebody else's, as in a container that runs as root. git refuses it for the programs that its
+    // configuration may name.
+    ("safe.directory", "*"),
     // What comes in is checked, and what is the user's to read back is not written.
     ("transfer.fsckObjects", "true"),
     ("fetch.fsckObjects", "true"),

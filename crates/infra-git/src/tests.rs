@@ -533,6 +533,20 @@ fn worktrees_shallow_clones_empty_repositories_and_odd_work_trees_are_repositori
 }
 
 #[test]
+#[ignore = "needs root"]
+fn a_repository_of_another_user_is_served() {
+    let place = Place::new();
+    place.commit("2\n");
+    let (refs, bundle) = ([place.named("refs/heads/main")], place.bundle(&["main"]));
+    for path in [place.host(), place.host().join(".git")] {
+        std::os::unix::fs::chown(path, Some(4711), None).unwrap();
+    }
+    // The control: any other git refuses it.
+    assert!(!git_with(&place.host(), &["status"], b"").0);
+    assert_eq!(place.bring(&refs, Some(&bundle)).unwrap().brought, refs);
+}
+
+#[test]
 fn what_is_no_repository_is_said_though_one_is_around_it() {
     let place = Place::new();
     let inside = place.host().join("inside");

@@ -177,8 +177,11 @@ fn an_undo_and_named_paths_leave_commits_alone_and_a_dry_run_names_them() {
 fn what_the_session_put_into_its_repository_runs_nowhere_on_the_host() {
     let world = repository();
     let mark = world.home().join("ran");
-    let canary =
-        format!("#!/bin/sh\necho ran >>{} 2>/dev/null\necho inside >>/tmp/ran\n", mark.display());
+    // On the host only the first can be written, in the sandbox only the second.
+    let canary = format!(
+        "#!/bin/sh\n(echo ran >>{}; echo inside >>/home/forge/ran) 2>/dev/null\nexit 0\n",
+        mark.display()
+    );
     world.write("home/canary", &canary);
     fs::set_permissions(world.home().join("canary"), fs::Permissions::from_mode(0o755)).unwrap();
     let hostile = format!(
@@ -191,7 +194,7 @@ fn what_the_session_put_into_its_repository_runs_nowhere_on_the_host() {
     );
     changed(&world, &hostile);
     // The control: inside, the session's own git runs it.
-    assert_eq!(session(&world, "git status >/dev/null 2>&1; cat /tmp/ran | head -1"), "inside");
+    assert_eq!(session(&world, "git status >/dev/null 2>&1; head -1 /home/forge/ran"), "inside");
     applied(&world, &[], 0);
     assert_eq!(brought(&world).len(), 2);
     assert!(!mark.exists());
@@ -237,7 +240,11 @@ fn commits_are_named_before_they_would_be_lost() {
     assert_eq!(refused.code, Some(2), "{}", refused.stderr);
     assert!(forge(&world, &["diff"]).stderr.contains("commits (heads/main)"));
     let dropped = forge(&world, &["discard", "--force"]);
-    assert!(dropped.stderr.contains("and commits (heads/main)"), "{}", dropped.stderr);
+    assert!(
+        dropped.stderr.starts_with("note: commits (heads/main) of session "),
+        "{}",
+        dropped.stderr
+    );
     assert!(applied(&world, &[], 0).stderr.contains("nothing to apply"));
 }
 
@@ -258,6 +265,56 @@ fn commits_of_a_linked_worktree_reach_the_repository_that_it_belongs_to() {
     forge_in_tree(&["apply"]);
     assert_eq!(brought(&world), [format!("HEAD {head}"), format!("heads/side {head}")]);
     assert_eq!(users(&world), before);
+}
+
+#[test]
+fn commits_of_files_that_were_applied_before_are_named_at_the_end_and_brought() {
+    let world = repository();
+    changed(&world, "echo 2 >a");
+    applied(&world, &[], 0);
+    let waits = run(&mut world.forge(&["exec", "-c", "git commit -qam second"]));
+    assert!(waits.stderr.contains("holds commits (heads/main): forge apply"), "{}", waits.stderr);
+    assert_eq!(applied(&world, &[], 0).stdout.lines().count(), 2);
+    assert_eq!(brought(&world).len(), 2);
+    let ended = run(&mut world.forge(&["--apply", "auto", "exec", "-c", "git tag new"]));
+    assert_eq!((ended.code, brought(&world).len()), (Some(0), 3), "{}", ended.stderr);
+}
+
+#[test]
+fn without_git_on_the_host_files_come_and_commits_wait() {
+    let world = repository();
+    changed(&world, "echo 2 >a; git commit -qam second");
+    let ended = run(world.forge(&["apply"]).env("PATH", world.home()));
+    assert_eq!((ended.code, &*read(&world, "a").unwrap()), (Some(1), "2\n"));
+    assert!(ended.stderr.contains("git is not installed"), "{}", ended.stderr);
+    applied(&world, &[], 0);
+    assert_eq!(brought(&world).len(), 2);
+}
+
+#[test]
+fn commits_of_a_submodule_reach_its_own_repository_and_no_other() {
+    let world = repository();
+    host(
+        &world,
+        "git init -q ../other; (cd ../other; echo s >s; git add s; git commit -qm s)\n\
+         git -c protocol.file.allow=always submodule --quiet add ../other sub; git commit -qm sub",
+    );
+    let before = users(&world);
+    let sub = world.project().join("sub");
+    for arguments in [&["exec", "-c", "echo 2 >s; git commit -qam two"][..], &["apply"]] {
+        let ended = run(world.forge(arguments).current_dir(&sub));
+        assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    }
+    assert_eq!(brought(&world), Vec::<String>::new());
+    let there = host(&world, "cd sub; git for-each-ref --format='%(refname:lstrip=3)' refs/forge");
+    assert_eq!(there, "HEAD\nheads/main");
+    let mut after = users(&world);
+    after.retain(|path, _| {
+        !path.starts_with("modules/sub/objects") && !path.starts_with("modules/sub/refs/forge")
+    });
+    let mut before = before;
+    before.retain(|path, _| !path.starts_with("modules/sub/objects"));
+    assert_eq!(after, before);
 }
 
 #[test]
