@@ -87,6 +87,8 @@ pub enum BringError {
 /// Brings the commits of a session to the host, as refs beneath `refs/forge/<session>/`: those of branches, tags, notes,
 /// the newest entry of the stash, and of `HEAD`. What the host names already is not brought again; a ref that was
 /// brought before and has moved is replaced. The environment is the session's, and is not closed.
+/// [`settled`](BroughtCommits::settled) is what [`SessionStore::note_brought`](crate::SessionStore::note_brought) is to be told
+/// afterwards, so that it waits no more.
 ///
 /// Bounded: five minutes for each of two commands in the environment and of a dozen on the host.
 ///
