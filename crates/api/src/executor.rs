@@ -10,7 +10,7 @@ use forge_domain::{
     ByteRange, ChangeSet, Changes, ChangesError, CommandError, CommandExit, CommandIo,
     CommandRequest, Commands, Describe, Description, DirectoryEntry, EnvironmentError,
     EnvironmentKind, FileContents, FileError, FileStat, Files, Lifecycle, OutputOffset, Removal,
-    Search, SearchError, SearchOutcome, SearchQuery, WorkspaceLocation, WriteOptions,
+    Search, SearchError, SearchOutcome, SearchQuery, TakenIn, WorkspaceLocation, WriteOptions,
 };
 use forge_infra_local::{LocalConfig, LocalEnvironment};
 #[cfg(target_os = "linux")]
@@ -255,6 +255,15 @@ impl Changes for Executor {
             Self::Sandbox(environment) => environment.changes().await,
             Self::Local(environment) => environment.changes().await,
             Self::Tensorlake(environment) => environment.changes().await,
+        }
+    }
+
+    async fn take_in(&self) -> Result<TakenIn, ChangesError> {
+        match self {
+            #[cfg(target_os = "linux")]
+            Self::Sandbox(environment) => environment.take_in().await,
+            Self::Local(environment) => environment.take_in().await,
+            Self::Tensorlake(environment) => environment.take_in().await,
         }
     }
 

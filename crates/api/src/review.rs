@@ -4,15 +4,19 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
 use forge_app::review::{self, Candidate, Choices, Left, Plan, Reason, Trees, Version};
 use forge_domain::{
-    Applied, ApplyContents, ApplyError, ApplyTarget, Base, Entry, PathRefusal, ReviewedPath, Undo,
+    Applied, ApplyContents, ApplyError, ApplyTarget, Base, ChangesError, Entry, PathRefusal,
+    ReviewedPath, Undo,
 };
 use forge_infra_apply::HostTree;
 use forge_infra_sandbox::{OpenSession, SessionError, SessionLayers, StoredSummary};
 use thiserror::Error;
+
+use crate::{Executor, ForgeAPI};
 
 /// So often is planned anew where the workspace was changed meanwhile.
 const MAX_ATTEMPTS: usize = 5;
@@ -29,6 +33,9 @@ pub enum ReviewError {
     /// Nothing was applied.
     #[error(transparent)]
     Apply(#[from] ApplyError),
+    /// The environment has no change set, or failed.
+    #[error(transparent)]
+    Changes(#[from] ChangesError),
 }
 
 /// What an apply did, and what it left.
@@ -40,10 +47,10 @@ pub struct ApplyReport {
     pub applied: Option<Applied>,
 }
 
-/// A session that nobody uses, with the tree that its changes are to be brought to. Every call blocks.
+/// A session in which nothing runs, with the tree that its changes are to be brought to. Every call blocks.
 #[derive(Debug)]
-pub struct Review {
-    session: OpenSession,
+pub struct Review<'a> {
+    session: Held<'a>,
     layers: SessionLayers,
     tree: HostTree,
     workspace: PathBuf,
@@ -55,8 +62,61 @@ pub struct Review {
     waiting: Cell<Option<u64>>,
 }
 
-impl Review {
-    /// Reads what a session changed. Its lock is held as long as this value.
+/// Whose the session is.
+#[derive(Debug)]
+enum Held<'a> {
+    /// Nobody else uses it.
+    Own(Box<OpenSession>),
+    /// An environment uses it and stands still.
+    InUse(&'a OpenSession),
+}
+
+impl Deref for Held<'_> {
+    type Target = OpenSession;
+
+    fn deref(&self) -> &OpenSession {
+        match self {
+            Self::Own(session) => session,
+            Self::InUse(session) => session,
+        }
+    }
+}
+
+impl ForgeAPI {
+    /// Reviews what the environment's session changed, while nothing in it runs: calls are waited for, and background
+    /// commands stand still until the work is done, which is done on a thread for what blocks. `None` where the
+    /// environment was not used yet.
+    ///
+    /// # Errors
+    /// The environment has no change set, is closed, or what runs in it does not stand still within seconds;
+    /// or as [`Review::new`].
+    ///
+    /// # Cancel safety
+    /// Once the work has begun, it is done.
+    pub async fn review<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Review<'_>) -> T + Send + 'static,
+    ) -> Result<Option<T>, ReviewError> {
+        let environment = match self.executor() {
+            Executor::Sandbox(environment) => environment,
+            Executor::Local(_) | Executor::Tensorlake(_) => {
+                let environment = forge_domain::Describe::kind(self.executor());
+                return Err(ChangesError::NotTracked { environment }.into());
+            }
+        };
+        let workspace = self.workspace().root.clone();
+        let state_directory = environment.state_directory().to_path_buf();
+        let at_rest = move |session: &OpenSession, layers| {
+            let held = Held::InUse(session);
+            let review = Review::of(held, layers, &workspace, &state_directory)?;
+            Ok(work(&review))
+        };
+        environment.at_rest(at_rest).await?.transpose()
+    }
+}
+
+impl Review<'static> {
+    /// Reads what a session changed that nobody uses. Its lock is held as long as this value.
     ///
     /// # Errors
     /// A layer or the workspace cannot be read; or an apply that was interrupted could not be recovered from.
@@ -65,9 +125,20 @@ impl Review {
         workspace: &Path,
         state_directory: &Path,
     ) -> Result<Self, ReviewError> {
+        let layers = session.layers_to_read()?;
+        Self::of(Held::Own(session.into()), layers, workspace, state_directory)
+    }
+}
+
+impl<'a> Review<'a> {
+    fn of(
+        session: Held<'a>,
+        layers: SessionLayers,
+        workspace: &Path,
+        state_directory: &Path,
+    ) -> Result<Self, ReviewError> {
         let tree = HostTree::open(workspace, state_directory)?;
         tree.recover()?;
-        let layers = session.layers_to_read()?;
         let changes = layers.changes().map_err(ReviewError::Read)?;
         let mut review = Self {
             session,
@@ -200,21 +271,22 @@ impl Review {
         Ok(undo)
     }
 
-    /// Gives the session back, which is removed where it holds nothing.
+    /// Gives a session back that nobody else uses; it is removed where it holds nothing.
     ///
     /// # Errors
     /// It could not be removed, or what it holds could not be written down.
     pub fn close(self) -> Result<(), ReviewError> {
+        let Held::Own(session) = self.session else { return Ok(()) };
         let changed_files = match self.waiting.get() {
             Some(waiting) => waiting,
             None => {
-                let layers = self.session.layers_to_read()?;
+                let layers = session.layers_to_read()?;
                 layers.changes().map_err(ReviewError::Read)?.changes.len() as u64
             }
         };
         let ignored_files = self.ignored_files;
-        self.session.set_summary(StoredSummary { changed_files, ignored_files })?;
-        self.session.end()?;
+        session.set_summary(StoredSummary { changed_files, ignored_files })?;
+        session.end()?;
         Ok(())
     }
 }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use forge_domain::{
-    Description, EnvironmentError, Message, ModelError, ModelRequest, StopReason, ToolCall,
-    ToolSchema, Usage,
+    ChangesError, Description, EnvironmentError, Message, ModelError, ModelRequest, StopReason,
+    TakenIn, ToolCall, ToolSchema, Usage,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
@@ -33,6 +33,9 @@ const EMPTY_ANSWER: &str = "Your last answer was empty. Go on with the task by c
 const CUT_CALL: &str = "This call was not carried out: your answer reached the limit of its length, \
                         so the call may be incomplete. Make smaller calls: write a long file in \
                         parts, with `write` for the first and `edit` for the others.";
+
+/// So many files that both sides changed are named before the rest is counted.
+const MAX_NAMED_CONFLICTS: usize = 10;
 
 /// After so many answers in a row that were too long the turn ends.
 const MAX_LONG_ANSWERS: u32 = 3;
@@ -138,6 +141,11 @@ impl<'a> TurnLoop<'a> {
             () = self.cancel.cancelled() => return Ok(TurnOutcome::Cancelled),
             description = self.agent.environment.describe() => description?,
         };
+        tokio::select! {
+            biased;
+            () = self.cancel.cancelled() => return Ok(TurnOutcome::Cancelled),
+            taken_in = self.agent.environment.take_in() => self.say_taken_in(taken_in).await?,
+        }
         let system = prompt::system(
             &description,
             &self.agent.instructions,
@@ -153,6 +161,40 @@ impl<'a> TurnLoop<'a> {
             }
         }
         Ok(TurnOutcome::TurnLimit { limit })
+    }
+
+    /// Says what became of what the user has changed since the last turn, where that is not what one would expect.
+    async fn say_taken_in(
+        &mut self,
+        taken_in: Result<TakenIn, ChangesError>,
+    ) -> Result<(), TurnError> {
+        let taken_in = match taken_in {
+            Ok(taken_in) => taken_in,
+            // What is changed is seen at once.
+            Err(ChangesError::NotTracked { .. }) => return Ok(()),
+            Err(ChangesError::Environment(error)) => return Err(error.into()),
+        };
+        let shown = taken_in.conflicts.iter().take(MAX_NAMED_CONFLICTS);
+        for path in shown {
+            let path = plain::one_line(&path.to_string_lossy());
+            let text = format!(
+                "{path} was changed by you and in the session, which goes on with its own version: \
+                 forge apply merges them, or leaves yours"
+            );
+            self.events.event(AgentEvent::Notice(text)).await;
+        }
+        if let Some(more) = taken_in.conflicts.len().checked_sub(MAX_NAMED_CONFLICTS)
+            && more > 0
+        {
+            let text = format!("and {more} more were changed on both sides");
+            self.events.event(AgentEvent::Notice(text)).await;
+        }
+        if taken_in.is_partial && taken_in.updated_paths > 0 {
+            let text =
+                "background commands run: what they have open is as it was before your changes";
+            self.events.event(AgentEvent::Notice(text.to_owned())).await;
+        }
+        Ok(())
     }
 
     fn request(&self, system: &str, tools: &[ToolSchema]) -> ModelRequest {

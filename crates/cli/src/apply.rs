@@ -2,21 +2,22 @@
 
 use std::io::Write as _;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use forge_api::planning::{Choices, Conflict, Left, Plan, Reason, Resolution};
 use forge_api::{
     Applied, AppliedPath, ApplyError, ApplyReport, ApplyTarget, BranchName, Entry, HostTree,
-    OutputStream, Placed, Review, ReviewError, ReviewedPath, SessionId, SessionStore,
-    SessionSummary, Step, Undo,
+    OutputStream, Placed, Review, ReviewError, ReviewedPath, SessionSummary, Step, Undo,
 };
 
 use crate::arguments::ApplyArguments;
-use crate::closing::{self, End};
 use crate::commits::{self, Listed};
 use crate::diff::{chosen, targets};
 use crate::executor::store_directory;
 use crate::exit::Conclusion;
 use crate::failure::{self, Failure};
+use crate::questions::read_line;
 use crate::sessions::{Place, plural, print, shown};
 use crate::stdin;
 use crate::terminal::{Paint, Role, is_terminal};
@@ -36,9 +37,8 @@ pub(crate) async fn apply(arguments: ApplyArguments) -> Result<Conclusion, Failu
         true => applied_last(&place, named.as_deref())?,
         false => place.session(named.as_deref())?,
     };
-    let said = Said {
-        paint: Paint::choose(arguments.common.color.unwrap_or_default(), OutputStream::Stderr),
-    };
+    let said =
+        Said::new(Paint::choose(arguments.common.color.unwrap_or_default(), OutputStream::Stderr));
     let Some(session) = session else {
         failure::note("there is nothing to apply", said.paint);
         return Ok(Conclusion::Done);
@@ -62,14 +62,14 @@ pub(crate) async fn apply(arguments: ApplyArguments) -> Result<Conclusion, Failu
     let state = store_directory()?;
     let open = place.store.lock(&session.id)?;
     let all = (choices.paths.is_empty() && !arguments.undo).then(|| session.clone());
-    let is_dry = arguments.dry_run;
+    let (is_dry, paint) = (arguments.dry_run, said.paint);
     // Files are read and written: not on a thread that has others to serve.
     let work = move || {
         let review = Review::new(open, &session.workspace, &state)?;
         let conclusion = if arguments.undo {
-            undo(&review, &choices, arguments.force, said).map(Some)
+            undo(&review, &choices, arguments.force, &said).map(Some)
         } else {
-            carry_out(&review, &arguments, choices, said)
+            carry_out(&review, &arguments, choices, &said)
         };
         review.close()?;
         conclusion
@@ -88,10 +88,10 @@ pub(crate) async fn apply(arguments: ApplyArguments) -> Result<Conclusion, Failu
     let Some(files) = files else { return Ok(Conclusion::NotDone) };
     let Some(session) = all else { return Ok(files) };
     if is_dry {
-        commits::note_waiting(&place.store, &session.id, said.paint);
+        commits::note_waiting(&place.store, &session.id, paint);
         return Ok(files);
     }
-    match commits::bring_waiting(&place.store, &session, Listed::OnStdout, said.paint).await? {
+    match commits::bring_waiting(&place.store, &session, Listed::OnStdout, paint).await? {
         Conclusion::Done => Ok(files),
         left => Ok(left),
     }
@@ -101,54 +101,6 @@ fn branch_name(text: &str) -> Result<BranchName, Failure> {
     BranchName::parse(text).map_err(|refusal| {
         Failure::Usage(format!("{text:?} cannot be the name of a branch: {refusal}"))
     })
-}
-
-/// What becomes of a session's changes at the end of a run: all that is said goes to stderr.
-pub(crate) async fn at_the_end(id: &SessionId, end: End, paint: Paint) -> closing::Left {
-    let said = Said { paint };
-    let id = id.clone();
-    let work = move || -> Result<(Conclusion, Option<SessionSummary>), Failure> {
-        let state = store_directory()?;
-        let store = SessionStore::new(&state);
-        let session = store.find(&id)?;
-        let review = Review::new(store.lock(&id)?, &session.workspace, &state)?;
-        let mut choices = Choices::default();
-        let is_meant = match end {
-            End::Ask => said.choose(&review, &mut choices)?,
-            End::Apply => true,
-            End::Wait => false,
-        };
-        let conclusion = match is_meant {
-            true => {
-                let ApplyReport { plan, applied } = review.apply(&choices)?;
-                said.marked(&plan);
-                said.left(&plan.left);
-                said.sum(applied.as_ref(), &plan);
-                if plan.left.is_empty() { Conclusion::Done } else { Conclusion::NotDone }
-            }
-            false => Conclusion::Done,
-        };
-        review.close()?;
-        Ok((conclusion, is_meant.then_some(session)))
-    };
-    match tokio::task::spawn_blocking(work).await {
-        Ok(Ok((files, session))) => {
-            let commits = match session {
-                Some(session) => commits::bring_at_the_end(&session, paint).await,
-                None => Conclusion::Done,
-            };
-            match (files, commits) {
-                (Conclusion::Done, Conclusion::Done) => closing::Left::Nothing,
-                _ => closing::Left::Something,
-            }
-        }
-        Ok(Err(failure)) => {
-            failure::print(&failure, paint);
-            closing::Left::Something
-        }
-        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-        Err(_) => closing::Left::Something,
-    }
 }
 
 /// Takes an apply back, or finishes it, that was killed in the middle. What cannot be done is said.
@@ -185,18 +137,20 @@ fn applied_last(place: &Place, named: Option<&str>) -> Result<Option<SessionSumm
     }
 }
 
-/// How things are said on stderr.
-#[derive(Clone, Copy)]
-struct Said {
+/// How things are said on stderr, and asked.
+#[derive(Debug, Clone)]
+pub(crate) struct Said {
     paint: Paint,
+    /// Whether what is asked is to be answered with a no at once.
+    is_withdrawn: Arc<AtomicBool>,
 }
 
 /// Applies, or says what would be done; `None` where the user says no to all of it.
 fn carry_out(
-    review: &Review,
+    review: &Review<'_>,
     arguments: &ApplyArguments,
     mut choices: Choices,
-    said: Said,
+    said: &Said,
 ) -> Result<Option<Conclusion>, Failure> {
     if arguments.dry_run {
         let plan = review.plan(&choices);
@@ -208,28 +162,30 @@ fn carry_out(
         return Ok(Some(concluded(&plan)));
     }
     let can_ask = stdin::kind() == stdin::Kind::Terminal && is_terminal(OutputStream::Stderr);
-    if can_ask && !arguments.yes && !said.choose(review, &mut choices)? {
+    if can_ask && !arguments.yes && !said.choose(&review.plan(&choices), &mut choices)? {
         return Ok(None);
     }
-    let ApplyReport { plan, applied } = review.apply(&choices)?;
-    if let Some(applied) = &applied {
+    let report = review.apply(&choices)?;
+    if let Some(applied) = &report.applied {
         print(&done(&applied.paths))?;
     }
-    said.marked(&plan);
-    said.left(&plan.left);
-    said.sum(applied.as_ref(), &plan);
-    Ok(Some(concluded(&plan)))
+    said.report(&report);
+    Ok(Some(concluded(&report.plan)))
 }
 
 fn concluded(plan: &Plan) -> Conclusion {
     if plan.left.is_empty() { Conclusion::Done } else { Conclusion::NotDone }
 }
 
-fn undo(
-    review: &Review,
+/// Takes the newest apply back, or these paths of it.
+///
+/// # Errors
+/// There is none, or it could not be taken back: nothing was.
+pub(crate) fn undo(
+    review: &Review<'_>,
     choices: &Choices,
     force: bool,
-    said: Said,
+    said: &Said,
 ) -> Result<Conclusion, Failure> {
     if force && choices.paths.is_empty() {
         let message = "--force is for paths that are named: forge apply --undo --force PATH";
@@ -300,14 +256,37 @@ fn is_directory(step: &Step) -> bool {
 }
 
 impl Said {
-    /// Asks what is to be done; no is a no to all of it.
-    fn choose(self, review: &Review, choices: &mut Choices) -> Result<bool, Failure> {
-        let plan = review.plan(choices);
+    pub(crate) fn new(paint: Paint) -> Self {
+        Self { paint, is_withdrawn: Arc::default() }
+    }
+
+    pub(crate) fn paint(&self) -> Paint {
+        self.paint
+    }
+
+    /// Answers what is asked, and what will be, with a no.
+    pub(crate) fn withdraw(&self) {
+        self.is_withdrawn.store(true, Ordering::Relaxed);
+    }
+
+    /// Says what an apply did and what it left.
+    pub(crate) fn report(&self, report: &ApplyReport) {
+        let ApplyReport { plan, applied } = report;
+        self.marked(plan);
+        self.left(&plan.left);
+        self.sum(applied.as_ref(), plan);
+    }
+
+    /// Asks what of a plan is to be done; no is a no to all of it.
+    ///
+    /// # Errors
+    /// The terminal cannot be used.
+    pub(crate) fn choose(&self, plan: &Plan, choices: &mut Choices) -> Result<bool, Failure> {
         if plan.steps.is_empty() && plan.left.is_empty() {
             return Ok(true);
         }
         self.say(&String::from_utf8_lossy(&listed(&plan.steps)))?;
-        self.marked(&plan);
+        self.marked(plan);
         let count = plan.steps.iter().filter(|step| !is_directory(step)).count() as u64;
         if count > 0 {
             let question = format!("Apply {count} {}?", plural(count, "change", "changes"));
@@ -334,7 +313,7 @@ impl Said {
         Ok(!choices.paths.is_empty() || count > 0 || !plan.left.is_empty())
     }
 
-    fn choose_left(self, left: &Left, choices: &mut Choices) -> Result<(), Failure> {
+    fn choose_left(&self, left: &Left, choices: &mut Choices) -> Result<(), Failure> {
         let path = shown(&left.path);
         match left.reason {
             Reason::Executes(reason) => {
@@ -379,31 +358,34 @@ impl Said {
     }
 
     /// The first letter of an answer; the end of the input is a no.
-    fn ask(self, question: &str, answers: &str) -> Result<char, Failure> {
+    fn ask(&self, question: &str, answers: &str) -> Result<char, Failure> {
         self.say(&format!("{} {answers} ", self.paint.paint(Role::Strong, question)))?;
-        let mut line = String::new();
-        std::io::stdin()
-            .read_line(&mut line)
-            .map_err(|source| Failure::System { what: "the terminal cannot be used", source })?;
-        if line.is_empty() {
-            self.say("\n")?;
-        }
+        let failed = |source| Failure::System { what: "the terminal cannot be used", source };
+        let stdin = rustix::stdio::stdin().try_clone_to_owned().map_err(failed)?;
+        let line = read_line(&stdin.into(), &self.is_withdrawn).map_err(failed)?;
+        let line = match line {
+            Some(line) => line,
+            None => {
+                self.say("\n")?;
+                String::new()
+            }
+        };
         Ok(line.trim().chars().next().map_or('n', |answer| answer.to_ascii_lowercase()))
     }
 
-    fn say(self, text: &str) -> Result<(), Failure> {
+    fn say(&self, text: &str) -> Result<(), Failure> {
         writer::write_all(OutputStream::Stderr, text.as_bytes())
             .map_err(|source| Failure::System { what: "the terminal cannot be used", source })
     }
 
-    fn marked(self, plan: &Plan) {
+    fn marked(&self, plan: &Plan) {
         for (path, reason) in plan.marked.iter().take(MAX_LISTED) {
             failure::note(&format!("{}: {reason}", shown(path.as_path())), self.paint);
         }
     }
 
     /// What was not applied, and the ways out.
-    fn left(self, left: &[Left]) {
+    fn left(&self, left: &[Left]) {
         for one in left.iter().take(MAX_LISTED) {
             failure::warn(&format!("{}: {}", shown(&one.path), self.reason(one)), self.paint);
         }
@@ -433,7 +415,7 @@ impl Said {
         }
     }
 
-    fn reason(self, left: &Left) -> String {
+    fn reason(&self, left: &Left) -> String {
         match left.reason {
             Reason::Path(refusal) => format!("not applied: {refusal}"),
             Reason::Special => "not applied: it is a device, a socket or a pipe".to_owned(),
@@ -453,7 +435,7 @@ impl Said {
         }
     }
 
-    fn sum(self, applied: Option<&Applied>, plan: &Plan) {
+    fn sum(&self, applied: Option<&Applied>, plan: &Plan) {
         let count = applied.map_or(0, |applied| files(&applied.paths));
         let settled = plan.settled.len() as u64;
         let mut text = match count {

@@ -1,6 +1,6 @@
 //! The end of an environment, whatever came before it.
 
-use forge_api::{ForgeAPI, OutputStream};
+use forge_api::{ForgeAPI, OutputStream, Signal};
 #[cfg(target_os = "linux")]
 use forge_api::{SessionId, SessionOrigin, SessionStore, StoredSummary};
 
@@ -8,9 +8,13 @@ use crate::arguments::ApplyWhen;
 use crate::choice::Choice;
 #[cfg(target_os = "linux")]
 use crate::commits;
+#[cfg(target_os = "linux")]
+use crate::exit::Conclusion;
 use crate::failure::{self, Failure};
 #[cfg(target_os = "linux")]
+use crate::pending::Pending;
 use crate::settings::Settings;
+use crate::signals::Signals;
 use crate::stdin;
 use crate::terminal::{Paint, is_terminal};
 
@@ -26,30 +30,76 @@ pub(crate) enum End {
 }
 
 impl End {
+    /// The same for a single command, after which nobody is asked who has not said so.
+    pub(crate) fn of_command(settings: &Settings, is_interrupted: bool) -> Self {
+        match settings.task.apply {
+            None => Self::Wait,
+            Some(_) => Self::of(settings, is_interrupted),
+        }
+    }
+
     /// What was said, or what is usual. Who has interrupted a run is not asked anything.
     pub(crate) fn of(settings: &Settings, is_interrupted: bool) -> Self {
+        if is_interrupted {
+            return Self::Wait;
+        }
         let mut streams = [OutputStream::Stdout, OutputStream::Stderr].into_iter();
         let can_ask = stdin::kind() == stdin::Kind::Terminal && streams.all(is_terminal);
-        match (settings.task.apply, is_interrupted) {
-            (_, true) | (Some(ApplyWhen::Never), _) => Self::Wait,
-            (Some(ApplyWhen::Auto), _) => Self::Apply,
-            (Some(ApplyWhen::Ask) | None, _) if can_ask => Self::Ask,
-            (Some(ApplyWhen::Ask) | None, _) => Self::Wait,
+        match settings.task.apply {
+            Some(ApplyWhen::Never) => Self::Wait,
+            Some(ApplyWhen::Auto) => Self::Apply,
+            Some(ApplyWhen::Ask) | None if can_ask => Self::Ask,
+            Some(ApplyWhen::Ask) | None => Self::Wait,
         }
     }
 }
 
 /// Whether something was to be applied and was not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum Left {
+    #[default]
     Nothing,
     Something,
 }
 
+#[cfg(target_os = "linux")]
+impl Left {
+    pub(crate) fn of(conclusion: &Conclusion) -> Self {
+        match conclusion {
+            Conclusion::Done => Self::Nothing,
+            _ => Self::Something,
+        }
+    }
+}
+
+/// How an end was.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Closed {
+    pub(crate) left: Left,
+    /// The signal that came while the user was asked.
+    pub(crate) ended_by: Option<Signal>,
+}
+
+/// What closing needs to know.
+#[derive(Debug)]
+pub(crate) struct Closing<'a> {
+    pub(crate) choice: &'a Choice,
+    /// What becomes of changes.
+    pub(crate) end: End,
+    /// What was said of them before.
+    #[cfg(target_os = "linux")]
+    pub(crate) pending: Pending,
+    pub(crate) paint: Paint,
+}
+
 /// Closes the environment. What could not be ended is said, and so is what was left on purpose.
-pub(crate) async fn close(api: &ForgeAPI, choice: &Choice, end: End, paint: Paint) -> Left {
-    #[cfg_attr(not(target_os = "linux"), expect(unused_mut, reason = "there is nothing to apply"))]
-    let mut left = Left::Nothing;
+#[cfg_attr(
+    not(target_os = "linux"),
+    expect(unused_mut, unused_variables, reason = "there is nothing to apply")
+)]
+pub(crate) async fn close(api: &ForgeAPI, closing: Closing<'_>, signals: &mut Signals) -> Closed {
+    let Closing { choice, end, paint, .. } = closing;
+    let mut done = Closed::default();
     let closed = api.close().await;
     if choice.is_kept()
         && let Some(id) = api.executor().remote_id()
@@ -83,13 +133,13 @@ pub(crate) async fn close(api: &ForgeAPI, choice: &Choice, end: End, paint: Pain
             End::Apply => changed_files > 0 || has_commits,
         };
         if is_due && closed.is_ok() {
-            left = crate::apply::at_the_end(&used.id, end, paint).await;
+            done = closing.pending.at_the_end(&used.id, end, signals, paint).await;
         }
     }
     if let Err(error) = closed {
         failure::warn(&Failure::from(error).message(), paint);
     }
-    left
+    done
 }
 
 /// The commits of a session that wait, in words.

@@ -4,9 +4,9 @@ use std::io::Write as _;
 use std::sync::Arc;
 
 use forge_api::{
-    BranchName, BringError, BroughtCommits, CommitTarget, CommitsError, HostRepository, Lifecycle,
-    SandboxEnvironment, SessionId, SessionStore, SessionSummary, WaitingCommits, WorkspaceLocation,
-    bring_commits, session_refs,
+    BranchName, BringError, BroughtCommits, Commands, CommitTarget, CommitsError, ForgeAPI,
+    HostRepository, Lifecycle, SandboxEnvironment, SessionId, SessionStore, SessionSummary,
+    WaitingCommits, WorkspaceLocation, bring_commits, session_refs,
 };
 
 use crate::exit::Conclusion;
@@ -79,13 +79,41 @@ pub(crate) async fn bring_waiting(
     listed: Listed,
     paint: Paint,
 ) -> Result<Conclusion, Failure> {
-    if !matches!(
-        store.waiting_commits(&session.id),
-        Ok(WaitingCommits::Refs(_) | WaitingCommits::Unknown)
-    ) {
+    if !do_wait(store, &session.id) {
         return Ok(Conclusion::Done);
     }
-    match bring(store, session).await {
+    conclude(bring(store, session).await, session, listed, paint)
+}
+
+/// The same of a session that goes on, with nothing on stdout. Says whether there was anything to do.
+pub(crate) async fn bring_live(api: &ForgeAPI, paint: Paint) -> bool {
+    let (Some(used), Ok(state)) = (api.executor().session(), executor::store_directory()) else {
+        return false;
+    };
+    let store = SessionStore::new(state);
+    let Ok(session) = store.find(&used.id) else { return false };
+    if !do_wait(&store, &session.id) {
+        return false;
+    }
+    let brought = bring_out_of(api.executor(), &store, &session).await;
+    // Nothing can be said on stdout, so that nothing of it can fail.
+    drop(conclude(brought, &session, Listed::Nowhere, paint));
+    true
+}
+
+fn do_wait(store: &SessionStore, id: &SessionId) -> bool {
+    let waiting = store.waiting_commits(id);
+    matches!(waiting, Ok(WaitingCommits::Refs(_) | WaitingCommits::Unknown))
+}
+
+/// Says what became of commits; what went wrong is said, too.
+fn conclude(
+    brought: Result<Brought, Failure>,
+    session: &SessionSummary,
+    listed: Listed,
+    paint: Paint,
+) -> Result<Conclusion, Failure> {
+    match brought {
         Ok((_, brought)) => say(session, &brought, listed, paint),
         Err(Failure::Commits(BringError::Target(CommitsError::NoRepository { .. }))) => {
             let id = &session.id;
@@ -135,20 +163,27 @@ type Brought = (Arc<HostRepository>, BroughtCommits);
 
 /// Starts the session's environment, and ends it.
 async fn bring(store: &SessionStore, session: &SessionSummary) -> Result<Brought, Failure> {
-    let state = executor::store_directory()?;
-    let workspace = session.workspace.clone();
-    let path = git::search_path();
-    let open = move || HostRepository::open(&workspace, &path);
-    let repository = tokio::task::spawn_blocking(open).await.map_err(joined)?;
-    let repository = Arc::new(repository.map_err(BringError::from)?);
     let root = session.workspace.clone();
     let location = WorkspaceLocation { root: root.clone(), working_directory: root };
     let environment = SandboxEnvironment::new(executor::for_session(&session.id)?, location);
+    let brought = bring_out_of(&environment, store, session).await;
+    environment.close().await?;
+    brought
+}
+
+async fn bring_out_of<E: Commands>(
+    environment: &E,
+    store: &SessionStore,
+    session: &SessionSummary,
+) -> Result<Brought, Failure> {
+    let state = executor::store_directory()?;
+    let (workspace, path) = (session.workspace.clone(), git::search_path());
+    let open = move || HostRepository::open(&workspace, &path);
+    let repository = tokio::task::spawn_blocking(open).await.map_err(joined)?;
+    let repository = Arc::new(repository.map_err(BringError::from)?);
     let target = Arc::clone(&repository);
     let brought =
-        bring_commits(&environment, &session.workspace, target, &session.id, &state).await;
-    environment.close().await?;
-    let brought = brought?;
+        bring_commits(environment, &session.workspace, target, &session.id, &state).await?;
     store.note_brought(&session.id, &brought.settled)?;
     Ok((repository, brought))
 }

@@ -6,8 +6,8 @@ use std::path::{Component, Path, PathBuf};
 
 use forge_api::difference::{Movable, Moved, Side, renames};
 use forge_api::{
-    ChangeKind, DetailedChange, FileFacts, IgnoredFiles, LineChanges, OutputStream, SessionLayers,
-    SessionRef, SessionSummary, WaitingCommits,
+    ChangeKind, DetailedChange, FileFacts, ForgeAPI, IgnoredFiles, LineChanges, OutputStream,
+    SessionLayers, SessionRef, SessionSummary, WaitingCommits,
 };
 use serde::Serialize;
 
@@ -79,6 +79,32 @@ pub(crate) async fn diff(arguments: DiffArguments) -> Result<Conclusion, Failure
         commits::note_waiting(&place.store, &session.id, paint);
     }
     Ok(Conclusion::Done)
+}
+
+/// Shows what waits in the session of an environment that is used. What runs in it goes on meanwhile.
+///
+/// # Errors
+/// It cannot be read.
+pub(crate) async fn of_session_in_use(api: &ForgeAPI, paint: Paint) -> Result<(), Failure> {
+    let layers = api.review(|review| review.layers().try_clone()).await?;
+    let failed = |source| Failure::System { what: "the changes cannot be read", source };
+    let Some(layers) = layers.transpose().map_err(failed)? else {
+        failure::note("nothing waits", paint);
+        return Ok(());
+    };
+    // The pager may be read for as long as one likes, and commands are served meanwhile.
+    let shown = tokio::task::spawn_blocking(move || {
+        let changes = layers.changes().map_err(failed)?;
+        if changes.changes.is_empty() {
+            failure::note("nothing waits", paint);
+        }
+        patch(&layers, &changes.changes, paint)
+    });
+    match shown.await {
+        Ok(shown) => shown,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Err(error) => Err(failed(io::Error::other(error))),
+    }
 }
 
 /// The session that is named, and the paths. A first word that names no session is a path.

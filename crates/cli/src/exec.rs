@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::banner;
-use crate::closing;
+use crate::closing::{self, Closing, End};
 use crate::exit::Conclusion;
 use crate::failure::{self, Failure};
 use crate::settings::Settings;
@@ -96,8 +96,15 @@ pub(crate) async fn run(
         }
         // Leaving this block drops a command that is still running, which kills it.
     };
-    let end = closing::End::of(&settings, stopping.ended_by.is_some());
-    closing::close(&api, &settings.choice, end, paint).await;
+    let closing = Closing {
+        choice: &settings.choice,
+        end: End::of_command(&settings, stopping.ended_by.is_some()),
+        #[cfg(target_os = "linux")]
+        pending: crate::pending::Pending::default(),
+        paint,
+    };
+    // The exit code is the command's, whatever was applied.
+    let _closed = closing::close(&api, closing, &mut signals).await;
     if let Some(trouble) = streams.take_trouble() {
         return Err(trouble.into());
     }

@@ -119,9 +119,10 @@ impl Failure {
             #[cfg(target_os = "linux")]
             Self::Review(error) => match error {
                 ReviewError::Apply(ApplyError::NothingApplied) => Conclusion::NotDone,
-                ReviewError::Session(_) | ReviewError::Read(_) | ReviewError::Apply(_) => {
-                    Conclusion::ForgeFailed
-                }
+                ReviewError::Session(_)
+                | ReviewError::Read(_)
+                | ReviewError::Apply(_)
+                | ReviewError::Changes(_) => Conclusion::ForgeFailed,
             },
             #[cfg(target_os = "linux")]
             Self::NoCommit => Conclusion::NotDone,
@@ -313,7 +314,9 @@ impl From<ReviewError> for Failure {
     fn from(error: ReviewError) -> Self {
         match error {
             ReviewError::Session(error) => Self::Session(error),
-            ReviewError::Read(_) | ReviewError::Apply(_) => Self::Review(error),
+            ReviewError::Read(_) | ReviewError::Apply(_) | ReviewError::Changes(_) => {
+                Self::Review(error)
+            }
         }
     }
 }

@@ -29,6 +29,8 @@ mod logging;
 mod model;
 #[cfg(target_os = "linux")]
 mod pager;
+#[cfg(target_os = "linux")]
+mod pending;
 mod program;
 mod questions;
 mod rendering;

@@ -149,7 +149,11 @@ impl Drop for Withdraw {
     }
 }
 
-fn read_line(file: &File, stop: &AtomicBool) -> io::Result<Option<String>> {
+/// Reads a line of a terminal, until it is told to stop: `None` then, as at the end.
+///
+/// # Errors
+/// It cannot be read.
+pub(crate) fn read_line(file: &File, stop: &AtomicBool) -> io::Result<Option<String>> {
     let mut line = Vec::new();
     let mut byte = [0];
     while !stop.load(Ordering::Relaxed) {

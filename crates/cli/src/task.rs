@@ -8,7 +8,7 @@ use tokio::time::sleep;
 
 use crate::arguments::{AskWhich, OutputFormat};
 use crate::banner;
-use crate::closing;
+use crate::closing::{self, Closed, Closing, End, Left};
 use crate::exit::{Conclusion, Verb};
 use crate::failure::Failure;
 use crate::model;
@@ -90,11 +90,20 @@ async fn converse(
     let mut driver = Driver { signals, questions, terminal };
     let result = one_turn(&api, prompt, &mut driver, view).await;
     let is_interrupted = matches!(result, Ok(Conclusion::Ended(_)));
-    let end = closing::End::of(&settings, is_interrupted);
-    let left = closing::close(&api, &settings.choice, end, paint).await;
-    match (result, left) {
+    let closing = Closing {
+        choice: &settings.choice,
+        end: End::of(&settings, is_interrupted),
+        #[cfg(target_os = "linux")]
+        pending: crate::pending::Pending::default(),
+        paint,
+    };
+    let closed = closing::close(&api, closing, &mut driver.signals).await;
+    match (result, closed) {
+        (Ok(Conclusion::Done), Closed { ended_by: Some(signal), .. }) => {
+            Ok(Conclusion::Ended(signal))
+        }
         // It was to be applied, and was not in full.
-        (Ok(Conclusion::Done), closing::Left::Something) => Ok(Conclusion::NotDone),
+        (Ok(Conclusion::Done), Closed { left: Left::Something, .. }) => Ok(Conclusion::NotDone),
         (result, _) => result,
     }
 }

@@ -241,6 +241,7 @@ macro_rules! __clauses {
         $crate::$each! { $context, changes:
             nothing_has_changed_at_first
             written_files_are_listed
+            taking_in_leaves_what_the_session_changed
             discarding_takes_everything_back
         }
         $crate::$each! { $context, life:

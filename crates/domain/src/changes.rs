@@ -40,6 +40,18 @@ pub struct ChangeSet {
     pub ignored_files: u64,
 }
 
+/// What became of what the host's workspace had changed.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct TakenIn {
+    /// How many paths were brought up to date that the session had left as they were brought to the host.
+    pub updated_paths: u64,
+    /// What the host has changed since, and the session too: it goes on with its own version. In byte order; each is
+    /// named once for each version of the host's.
+    pub conflicts: Vec<PathBuf>,
+    /// Background commands run, and what they have open is still as it was.
+    pub is_partial: bool,
+}
+
 /// Why there is no change set.
 #[derive(Debug, Error)]
 pub enum ChangesError {
@@ -68,6 +80,19 @@ pub trait Changes: Send + Sync {
     /// # Cancel safety
     /// Changes nothing.
     async fn changes(&self) -> Result<ChangeSet, ChangesError>;
+
+    /// Brings what was changed in the host's workspace since the environment was made, or since the last call, into the
+    /// environment. What the session has changed itself stays as it is there, and is said where both have
+    /// changed it. To be called between turns, when no command runs but background ones.
+    ///
+    /// An environment that was not used yet is not made by this.
+    ///
+    /// # Errors
+    /// As [`Changes::changes`]. What was brought in so far stays.
+    ///
+    /// # Cancel safety
+    /// A dropped future may have brought in a part; the next call brings in the rest.
+    async fn take_in(&self) -> Result<TakenIn, ChangesError>;
 
     /// Drops every change, ignored files included: the workspace is as it was taken in. Commands
     /// that run meanwhile are ended first.

@@ -29,7 +29,7 @@ pub use approval::{Approval, ApprovalRequest, Approver, Risk};
 pub use background::{
     BackgroundCommands, BackgroundError, BackgroundStatus, BackgroundSummary, OutputOffset,
 };
-pub use changes::{Change, ChangeKind, ChangeSet, Changes, ChangesError};
+pub use changes::{Change, ChangeKind, ChangeSet, Changes, ChangesError, TakenIn};
 pub use command::{
     CommandError, CommandExit, CommandIo, CommandRequest, Commands, DEFAULT_TERMINATION_GRACE,
     Ending, Fidelity, Notice, Program, Resource, Signal, Stdin, StopMethod,

@@ -9,7 +9,7 @@ use forge_domain::{
     BackgroundCommands, BackgroundError, BackgroundId, BackgroundStatus, BackgroundSummary,
     Capabilities, ChangeSet, ChangeTracking, Changes, ChangesError, CommandError, CommandExit,
     CommandIo, CommandRequest, Commands, Describe, Description, EnvironmentError, EnvironmentKind,
-    Lifecycle, Network, OutputLimits, OutputOffset, Persistence,
+    Lifecycle, Network, OutputLimits, OutputOffset, Persistence, TakenIn,
 };
 use tracing::debug;
 
@@ -182,6 +182,11 @@ impl Describe for LocalEnvironment {
 #[async_trait]
 impl Changes for LocalEnvironment {
     async fn changes(&self) -> Result<ChangeSet, ChangesError> {
+        let _call = self.inner.enter().await?;
+        Err(ChangesError::NotTracked { environment: EnvironmentKind::Local })
+    }
+
+    async fn take_in(&self) -> Result<TakenIn, ChangesError> {
         let _call = self.inner.enter().await?;
         Err(ChangesError::NotTracked { environment: EnvironmentKind::Local })
     }

@@ -4,19 +4,20 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::os::fd::AsFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use forge_command_io::BackgroundCommand;
 use forge_domain::{
-    BackgroundId, Description, EnvironmentError, EnvironmentKind, SessionId, WorkspaceLocation,
+    BackgroundId, ChangesError, Description, EnvironmentError, EnvironmentKind, SessionId, TakenIn,
+    WorkspaceLocation,
 };
 use rustix::fs::{Mode, OFlags};
 use tokio::sync::{OnceCell, RwLock, RwLockReadGuard};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{debug, warn};
 
-use crate::changes::change_set;
+use crate::changes::{DetailedChangeSet, change_set};
 use crate::config::{SandboxConfig, SandboxView, SessionMedium};
 use crate::description::describe;
 use crate::diagnosis::{Cause, Machine, explain};
@@ -25,9 +26,11 @@ use crate::paths::{Tree, Trees};
 use crate::plan::{Plan, plan, scratch_bytes};
 use crate::quota::Quota;
 use crate::session::{Helper, Session, StartError};
+use crate::spec::SessionRequest;
 use crate::store::{
-    LayerPlace, OpenSession, SessionEnd, SessionError, SessionStore, StoredSummary,
+    LayerPlace, OpenSession, SessionEnd, SessionError, SessionLayers, SessionStore, StoredSummary,
 };
+use crate::taking_in::{self, Said};
 
 /// The embedded sandbox as an environment. Clones share one; nothing is made before the first use.
 ///
@@ -55,6 +58,69 @@ impl SandboxEnvironment {
                 closed: OnceCell::new(),
             }),
         }
+    }
+
+    /// Where its sessions are kept.
+    #[must_use]
+    pub fn state_directory(&self) -> &Path {
+        &self.inner.config.state_directory
+    }
+
+    /// Does something with the session and its layers while nothing in it runs: calls are waited for, and background
+    /// commands stand still. `None` where nothing was used yet. The work is done on a thread for what blocks.
+    ///
+    /// # Errors
+    /// The environment is closed or has no change set; or what runs in it does not stand still within seconds.
+    ///
+    /// # Cancel safety
+    /// Once the work has begun, it is done, and background commands go on after it.
+    pub async fn at_rest<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&OpenSession, SessionLayers) -> T + Send + 'static,
+    ) -> Result<Option<T>, ChangesError> {
+        let inner = &self.inner;
+        drop(inner.enter().await?);
+        if !inner.is_tracked() {
+            return Err(ChangesError::NotTracked { environment: EnvironmentKind::Sandbox });
+        }
+        let _calls = inner.calls.write().await;
+        let Some(standing) = inner.standing.lock().await.clone() else { return Ok(None) };
+        let (workspace, others) = (inner.config.workspace.root.clone(), inner.others());
+        let done = blocking(move || standing.at_rest(&workspace, others, work)).await?;
+        Ok(done.map_err(store_error)?)
+    }
+
+    /// Makes everything in the session stand still, until [`thaw`](Self::thaw). A command that is started meanwhile
+    /// waits for that. Time limits of commands go on. Where nothing was used yet, there is nothing to stop.
+    ///
+    /// # Errors
+    /// Something does not stand still within seconds: everything goes on then.
+    ///
+    /// # Cancel safety
+    /// A dropped future has stopped everything, or nothing.
+    pub async fn freeze(&self) -> Result<(), EnvironmentError> {
+        self.ask(SessionRequest::Freeze).await
+    }
+
+    /// Lets everything go on that [`freeze`](Self::freeze) stopped.
+    ///
+    /// # Errors
+    /// The session is gone.
+    ///
+    /// # Cancel safety
+    /// Call it again to be sure.
+    pub async fn thaw(&self) -> Result<(), EnvironmentError> {
+        self.ask(SessionRequest::Thaw).await
+    }
+
+    async fn ask(&self, request: SessionRequest) -> Result<(), EnvironmentError> {
+        let Some(standing) = self.inner.standing.lock().await.clone() else { return Ok(()) };
+        let asked = blocking(move || standing.session.ask(request)).await?;
+        asked.map_err(|source| EnvironmentError::ContactLost {
+            environment: EnvironmentKind::Sandbox,
+            operation: "stopping what runs, or letting it go on".to_owned(),
+            source: Some(Box::new(source)),
+        })
     }
 
     /// The session that is used, once there is one, and whether it is continued.
@@ -123,6 +189,8 @@ pub(crate) struct Standing {
     pub(crate) ending: CancellationToken,
     /// Given back to the store at the end.
     stored: Mutex<Option<OpenSession>>,
+    /// What was said of the host's changes.
+    said: Mutex<Said>,
     _end: DropGuard,
 }
 
@@ -215,12 +283,36 @@ impl Inner {
         let tracked = self.is_tracked().then(|| self.config.workspace.root.clone());
         blocking(move || {
             if let Some(workspace) = tracked {
-                standing.record_bases(&workspace);
+                // Said there; the end tries again.
+                let _is_recorded = standing.record_bases(&workspace);
             }
             standing.save()
         })
         .await?
         .map_err(store_error)
+    }
+
+    /// Whether background commands run.
+    fn others(&self) -> Others {
+        match self.background().values().any(|(_, command)| command.ending().is_none()) {
+            true => Others::Running,
+            false => Others::None,
+        }
+    }
+
+    /// What the session changed so far.
+    pub(crate) async fn changes(self: &Arc<Self>) -> Result<DetailedChangeSet, EnvironmentError> {
+        let standing = self.standing().await?;
+        blocking(move || standing.changes()).await?.map_err(store_error)
+    }
+
+    /// Brings in what the host has changed, where the session stands.
+    pub(crate) async fn take_in(self: &Arc<Self>) -> Result<TakenIn, EnvironmentError> {
+        let Some(standing) = self.standing.lock().await.clone() else {
+            return Ok(TakenIn::default());
+        };
+        let (workspace, others) = (self.config.workspace.root.clone(), self.others());
+        blocking(move || standing.take_in(&workspace, others)).await?.map_err(store_error)
     }
 
     /// Ends the session for good and gives it back to the store.
@@ -231,7 +323,7 @@ impl Inner {
         let ended = blocking(move || {
             standing.session.end();
             if let (Some(workspace), SessionMedium::Memory) = (&tracked, standing.medium) {
-                standing.record_bases(workspace);
+                let _is_recorded = standing.record_bases(workspace);
             }
             let saved = standing.save();
             let session = standing.stored().take()?;
@@ -256,7 +348,7 @@ impl Inner {
 fn give_back(
     stored: OpenSession,
     session: &Session,
-    workspace: Option<&std::path::Path>,
+    workspace: Option<&Path>,
 ) -> Result<SessionEnd, SessionError> {
     if let Some(workspace) = workspace
         && stored.holds_anything().unwrap_or(true)
@@ -271,7 +363,10 @@ fn give_back(
             Ok((lower, changes)) => {
                 // Without this, the use counts as one that nobody has accounted for.
                 match stored.record_bases(session.upper.as_fd(), lower.as_fd(), &changes) {
-                    Ok(()) => stored.set_summary(changes.summary())?,
+                    Ok(()) => {
+                        let waiting = stored.layers_in_use(session.upper.as_fd())?.waiting(changes);
+                        stored.set_summary(waiting.summary())?;
+                    }
                     Err(error) => warn!(%error, "What changed files were could not be noted."),
                 }
             }
@@ -311,6 +406,13 @@ impl From<StartError> for NotStarted {
     fn from(error: StartError) -> Self {
         Self::Refused(error)
     }
+}
+
+/// Whether background commands run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Others {
+    None,
+    Running,
 }
 
 /// A session that stands and is not looked after yet: that takes a runtime.
@@ -378,6 +480,15 @@ impl Standing {
             extra: Vec::new(),
         };
         let description = describe(config, session.facts, &hidden, medium);
+        if config.view == SandboxView::Workspace && stored.is_continued() {
+            // What it says of conflicts is said again by the first taking in.
+            let up_to_date = stored.layers_in_use(session.upper.as_fd()).and_then(|layers| {
+                taking_in::take_in(&stored, &layers, &session.workspace, &mut Said::new())
+            });
+            if let Err(error) = up_to_date {
+                warn!(%error, "What was changed on the host meanwhile may not be seen.");
+            }
+        }
         Ok(Made {
             session: Arc::new(session),
             stored,
@@ -407,9 +518,66 @@ impl Standing {
         }
     }
 
-    /// Notes what the changed files were. What cannot be noted now is noted at the end, if it can be seen then.
-    fn record_bases(&self, workspace: &std::path::Path) {
-        let Some(session) = &*self.stored() else { return };
+    /// Brings in what the host has changed.
+    fn take_in(&self, workspace: &Path, others: Others) -> Result<TakenIn, SessionError> {
+        let is_recorded = self.record_bases(workspace);
+        let stored = self.stored();
+        let Some(session) = &*stored else { return Ok(TakenIn::default()) };
+        let io = SessionError::io("asking", Path::new("the sandbox's init"));
+        self.session.ask(SessionRequest::Refresh).map_err(io)?;
+        let layers = session.layers_in_use(self.session.upper.as_fd())?;
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut taken_in =
+            taking_in::take_in(session, &layers, &self.session.workspace, &mut said)?;
+        match others {
+            // What they have open they see as it was, and a copy that is made of it is of that.
+            Others::Running => taken_in.is_partial = true,
+            Others::None if is_recorded => {
+                let io = SessionError::io("writing to", workspace);
+                session.sees_the_host_anew().map_err(io)?;
+            }
+            Others::None => {}
+        }
+        Ok(taken_in)
+    }
+
+    /// What the session changed and what waits of it.
+    fn changes(&self) -> Result<DetailedChangeSet, SessionError> {
+        let stored = self.stored();
+        let Some(session) = &*stored else { return Ok(DetailedChangeSet::default()) };
+        let layers = session.layers_in_use(self.session.upper.as_fd())?;
+        let io = SessionError::io("reading", Path::new("the session's layer"));
+        layers.changes().map_err(io)
+    }
+
+    /// Does something with the session and its layers while nothing in it runs.
+    fn at_rest<T>(
+        &self,
+        workspace: &Path,
+        others: Others,
+        work: impl FnOnce(&OpenSession, SessionLayers) -> T,
+    ) -> Result<Option<T>, SessionError> {
+        let io = || SessionError::io("asking", Path::new("the sandbox's init"));
+        if others == Others::Running {
+            self.session.ask(SessionRequest::Freeze).map_err(io())?;
+        }
+        let done = (|| {
+            self.record_bases(workspace);
+            let stored = self.stored();
+            let Some(session) = &*stored else { return Ok(None) };
+            let layers = session.layers_in_use(self.session.upper.as_fd())?;
+            Ok(Some(work(session, layers)))
+        })();
+        if others == Others::Running {
+            self.session.ask(SessionRequest::Thaw).map_err(io())?;
+        }
+        done
+    }
+
+    /// Notes what the changed files were, and says whether that could be done. What cannot be noted now is noted
+    /// at the end, if it can be seen then.
+    fn record_bases(&self, workspace: &Path) -> bool {
+        let Some(session) = &*self.stored() else { return false };
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let recorded = (|| -> std::io::Result<()> {
             let lower = rustix::fs::open(workspace, flags, Mode::empty())?;
@@ -417,9 +585,10 @@ impl Standing {
             let changes = change_set(upper, lower.as_fd())?;
             session.record_bases(upper, lower.as_fd(), &changes)
         })();
-        if let Err(error) = recorded {
+        if let Err(error) = &recorded {
             debug!(%error, "What changed files were could not be noted yet.");
         }
+        recorded.is_ok()
     }
 
     fn stored(&self) -> MutexGuard<'_, Option<OpenSession>> {
@@ -448,6 +617,7 @@ impl Made {
             _end: ending.clone().drop_guard(),
             ending,
             stored: Mutex::new(Some(stored)),
+            said: Mutex::default(),
         };
         (standing, origin)
     }

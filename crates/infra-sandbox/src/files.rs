@@ -225,20 +225,20 @@ fn keep_owner(file: &File, existing: &Statx) {
 }
 
 /// A file on its way to its name; removed where it does not get there.
-struct Temporary<'a> {
+pub(crate) struct Temporary<'a> {
     directory: &'a OwnedFd,
     name: String,
-    file: File,
+    pub(crate) file: File,
     is_placed: bool,
 }
 
 impl<'a> Temporary<'a> {
-    fn create(directory: &'a OwnedFd, mode: u32) -> io::Result<Self> {
+    pub(crate) fn create(directory: &'a OwnedFd, mode: u32) -> io::Result<Self> {
         let (file, name) = create_unique(directory, ".forge-", "", mode)?;
         Ok(Self { directory, name, file, is_placed: false })
     }
 
-    fn place(&mut self, name: &OsStr, existing: Existing) -> io::Result<()> {
+    pub(crate) fn place(&mut self, name: &OsStr, existing: Existing) -> io::Result<()> {
         let (directory, temporary) = (self.directory, self.name.as_str());
         match existing {
             Existing::Replace => renameat(directory, temporary, directory, name)?,
@@ -282,13 +282,18 @@ fn create_unique(
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
     let mode = Mode::from_raw_mode(mode);
     loop {
-        let name = format!("{prefix}{:016x}{suffix}", RandomState::new().hash_one(prefix));
+        let name = unused_name(prefix, suffix);
         match beneath::open(directory, &name, flags, mode) {
             Ok(file) => return Ok((file.into(), name)),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(error),
         }
     }
+}
+
+/// A name that nothing has, but for an unlucky chance.
+pub(crate) fn unused_name(prefix: &str, suffix: &str) -> String {
+    format!("{prefix}{:016x}{suffix}", RandomState::new().hash_one(prefix))
 }
 
 fn kind(stat: &Statx, target: Option<PathBuf>) -> FileKind {

@@ -43,6 +43,7 @@ mod session;
 mod spec;
 mod store;
 mod system;
+mod taking_in;
 mod toolchains;
 mod whole;
 

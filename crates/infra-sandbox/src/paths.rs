@@ -332,7 +332,7 @@ pub(crate) fn stat_of(descriptor: impl AsFd) -> io::Result<Statx> {
 /// What is known of an entry of a directory, links not followed.
 pub(crate) fn stat_entry(directory: impl AsFd, name: &OsStr) -> io::Result<Statx> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
-    Ok(statx(directory, name, flags, StatxFlags::BASIC_STATS)?)
+    Ok(statx(directory, name, flags, StatxFlags::BASIC_STATS | StatxFlags::BTIME)?)
 }
 
 pub(crate) fn file_type(stat: &Statx) -> FileType {

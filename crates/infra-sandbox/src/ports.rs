@@ -1,7 +1,6 @@
 //! The ports.
 
 use std::ffi::OsString;
-use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -17,12 +16,10 @@ use forge_domain::{
     CommandRequest, Commands, Describe, Description, DirectoryEntry, EnvironmentError,
     EnvironmentKind, FileContents, FileError, FileStat, Files, Lifecycle, OutputLimits,
     OutputOffset, Program, Removal, Search, SearchError, SearchOutcome, SearchQuery, Stdin,
-    WriteOptions,
+    TakenIn, WriteOptions,
 };
-use rustix::fs::{Mode, OFlags};
 use tracing::debug;
 
-use crate::changes::change_set;
 use crate::environment::{Inner, SandboxEnvironment, Standing, blocking};
 use crate::paths::Trees;
 use crate::plan::joined;
@@ -304,19 +301,16 @@ impl Changes for SandboxEnvironment {
         if !self.inner.is_tracked() {
             return Err(ChangesError::NotTracked { environment: EnvironmentKind::Sandbox });
         }
-        let standing = self.inner.standing().await?;
-        let root = self.inner.config.workspace.root.clone();
-        let changes = blocking(move || {
-            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            let lower = rustix::fs::open(&root, flags, Mode::empty())?;
-            change_set(standing.session.upper.as_fd(), lower.as_fd())
-        });
-        let changes = changes.await?.map_err(|source| EnvironmentError::ContactLost {
-            environment: EnvironmentKind::Sandbox,
-            operation: "reading the changes".to_owned(),
-            source: Some(Box::new(source)),
-        })?;
+        let changes = self.inner.changes().await?;
         Ok(changes.into_domain())
+    }
+
+    async fn take_in(&self) -> Result<TakenIn, ChangesError> {
+        let _call = self.inner.enter().await?;
+        if !self.inner.is_tracked() {
+            return Err(ChangesError::NotTracked { environment: EnvironmentKind::Sandbox });
+        }
+        Ok(self.inner.take_in().await?)
     }
 
     async fn discard_changes(&self) -> Result<(), ChangesError> {

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -15,13 +16,19 @@ use thiserror::Error;
 
 use crate::channel;
 use crate::hook::{HELPER_ARGUMENT, HelperProgram};
-use crate::spec::{CommandSpec, SessionAnswer, SessionFacts, SessionSpec, SetupFailure};
+use crate::spec::{
+    CommandSpec, SessionAnswer, SessionFacts, SessionRequest, SessionSpec, SetupFailure,
+    decode_outcome,
+};
 
 /// How long the helper may take to set a session up.
 const SETUP_LIMIT: Timespec = Timespec { tv_sec: 30, tv_nsec: 0 };
 
 /// How long the helper may take to end, once its socket is closed, before it is killed.
 const END_LIMIT: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
+
+/// How long the init may take to answer.
+const ANSWER_LIMIT: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
 
 /// Why a session does not stand.
 #[derive(Debug, Error)]
@@ -83,6 +90,9 @@ impl Helper {
             .arg(HELPER_ARGUMENT)
             .env_clear()
             .current_dir("/")
+            // A Ctrl-C at the terminal is for the program, which passes it on to commands; the end of the socket ends
+            // this.
+            .process_group(0)
             .stdin(Stdio::from(theirs))
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -132,7 +142,33 @@ impl Session {
         let CommandDescriptors { control, stdin, stdout, stderr } = descriptors;
         let descriptors =
             [control.as_fd(), memory.as_fd(), stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
-        channel::send(&held.socket, b"run", &descriptors)
+        channel::send(&held.socket, SessionRequest::Run.encode(), &descriptors)
+    }
+
+    /// Asks the init for something other than a command and waits until it is done, for at most ten seconds. An init
+    /// that gives no answer is ended, and the session with it.
+    pub(crate) fn ask(&self, request: SessionRequest) -> io::Result<()> {
+        let mut slot = self.held.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let held = slot.as_ref().ok_or(io::ErrorKind::NotConnected)?;
+        let answer = || {
+            channel::send(&held.socket, request.encode(), &[])?;
+            let mut wanted = [PollFd::new(&held.socket, PollFlags::IN)];
+            if poll(&mut wanted, Some(&ANSWER_LIMIT))? == 0 {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            channel::receive(&held.socket)?.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+        };
+        match answer() {
+            Ok((outcome, _)) => decode_outcome(&outcome),
+            Err(error) => {
+                // What it still answered would be taken for the answer to the next question.
+                if let Some(Held { socket, mut helper }) = slot.take() {
+                    drop(socket);
+                    end_helper(&mut helper);
+                }
+                Err(error)
+            }
+        }
     }
 
     /// Ends every process of the session and waits for that, for at most ten seconds. A second call

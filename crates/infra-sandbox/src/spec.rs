@@ -205,6 +205,54 @@ pub(crate) enum SessionAnswer {
     Failed(SetupFailure),
 }
 
+/// What the host asks of a session's init, a message each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SessionRequest {
+    /// To start a command, whose connections come with the message. What becomes of it is told on these.
+    Run,
+    /// To show what the host's files are now, where the kernel remembers what they were.
+    Refresh,
+    /// To stop every process of the session.
+    Freeze,
+    /// To let those go on that were stopped by that.
+    Thaw,
+}
+
+impl SessionRequest {
+    const ALL: [Self; 4] = [Self::Run, Self::Refresh, Self::Freeze, Self::Thaw];
+
+    pub(crate) fn encode(self) -> &'static [u8] {
+        match self {
+            Self::Run => b"run",
+            Self::Refresh => b"refresh",
+            Self::Freeze => b"freeze",
+            Self::Thaw => b"thaw",
+        }
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
+        Self::ALL.into_iter().find(|request| request.encode() == bytes)
+    }
+}
+
+/// What the init answers to every [`SessionRequest`] but `Run`: done, or the operating system's number.
+pub(crate) fn encode_outcome(outcome: &io::Result<()>) -> [u8; 4] {
+    let errno = match outcome {
+        Ok(()) => 0,
+        Err(error) => error.raw_os_error().unwrap_or(libc::EIO),
+    };
+    errno.to_ne_bytes()
+}
+
+/// Reads what [`encode_outcome`] made.
+pub(crate) fn decode_outcome(bytes: &[u8]) -> io::Result<()> {
+    match <[u8; 4]>::try_from(bytes).map(i32::from_ne_bytes) {
+        Ok(0) => Ok(()),
+        Ok(errno) => Err(io::Error::from_raw_os_error(errno)),
+        Err(_) => Err(io::ErrorKind::InvalidData.into()),
+    }
+}
+
 /// One command, as the helper executes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct CommandSpec {
@@ -389,6 +437,14 @@ mod tests {
 
     #[test]
     fn requests_and_events_come_back_from_their_bytes() {
+        for request in SessionRequest::ALL {
+            assert_eq!(SessionRequest::decode(request.encode()), Some(request));
+        }
+        assert_eq!(SessionRequest::decode(b"other"), None);
+        assert!(decode_outcome(&encode_outcome(&Ok(()))).is_ok());
+        let refused = Err(io::Error::from_raw_os_error(libc::EPERM));
+        let errno = decode_outcome(&encode_outcome(&refused)).unwrap_err().raw_os_error();
+        assert_eq!(errno, Some(libc::EPERM));
         for request in [CommandRequest::Signal(15), CommandRequest::Terminate, CommandRequest::Kill]
         {
             assert_eq!(CommandRequest::decode(request.encode()), Some(request));

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use forge_domain::{
     BackgroundCommands, BackgroundError, BackgroundId, BackgroundStatus, BackgroundSummary,
     ChangeSet, Changes, ChangesError, CommandError, CommandExit, CommandIo, CommandRequest,
-    Commands, Describe, Description, EnvironmentError, EnvironmentKind, OutputOffset,
+    Commands, Describe, Description, EnvironmentError, EnvironmentKind, OutputOffset, TakenIn,
 };
 
 use crate::background::{BackgroundCommand, BackgroundTable};
@@ -119,6 +119,10 @@ impl Changes for TensorlakeEnvironment {
     async fn changes(&self) -> Result<ChangeSet, ChangesError> {
         self.inner.check_open()?;
         Err(ChangesError::NotTracked { environment: EnvironmentKind::Tensorlake })
+    }
+
+    async fn take_in(&self) -> Result<TakenIn, ChangesError> {
+        self.changes().await.map(|_| TakenIn::default())
     }
 
     async fn discard_changes(&self) -> Result<(), ChangesError> {

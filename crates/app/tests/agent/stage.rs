@@ -110,6 +110,8 @@ pub(crate) struct Stage {
     pub(crate) read_takes: Duration,
     pub(crate) reading: Mutex<(usize, usize)>,
     pub(crate) prepare_takes: Duration,
+    /// What taking in answers; `None` where changes are not tracked.
+    pub(crate) taken_in: Option<TakenIn>,
     /// A command that was running when its future was dropped.
     pub(crate) dropped: Arc<Mutex<Vec<String>>>,
     pub(crate) cancelled: Mutex<Vec<String>>,
@@ -375,6 +377,13 @@ impl Describe for Stage {
 impl Changes for Stage {
     async fn changes(&self) -> Result<ChangeSet, ChangesError> {
         Err(ChangesError::NotTracked { environment: self.kind() })
+    }
+
+    async fn take_in(&self) -> Result<TakenIn, ChangesError> {
+        match &self.taken_in {
+            Some(taken_in) => Ok(taken_in.clone()),
+            None => Err(ChangesError::NotTracked { environment: self.kind() }),
+        }
     }
 
     async fn discard_changes(&self) -> Result<(), ChangesError> {

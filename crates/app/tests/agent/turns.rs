@@ -6,7 +6,7 @@ use crate::stage::{
     Line, Play, Stage, breaks_off, call, calls, calls_from, finished, model_id, says, shell,
 };
 use forge_app::{AgentConfig, AgentEvent, ToolOutcome, TurnError, TurnOutcome};
-use forge_domain::{Message, ModelError, ModelEvent, StopReason, Usage};
+use forge_domain::{Message, ModelError, ModelEvent, StopReason, TakenIn, Usage};
 use pretty_assertions::assert_eq;
 use serde_json::json;
 
@@ -369,4 +369,24 @@ fn a_turn_can_move_between_threads() {
     let prompt = "go".to_owned();
     let turn = play.agent.run_turn(&mut play.conversation, prompt, &mut play.audience, &cancel);
     assert_send(&turn);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_user_changed_on_both_sides_is_said_before_the_model_is_asked() {
+    let conflicts = (0..12).map(|number| format!("dir/\u{1b}[31m{number:02}").into()).collect();
+    let taken_in = TakenIn { updated_paths: 1, conflicts, is_partial: true };
+    let stage = Stage { taken_in: Some(taken_in), ..Stage::default() };
+    let mut play = Play::with(vec![says("Done.")], AgentConfig::default(), stage, vec![]);
+    play.prompt("go").await.unwrap();
+    let events = play.audience.events.iter();
+    let said: Vec<&str> = events
+        .map_while(|event| match event {
+            AgentEvent::Notice(text) => Some(text.as_str()),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(said.len(), 12, "{said:#?}");
+    assert!(said[0].starts_with("dir/") && !said[0].contains('\u{1b}'), "{:?}", said[0]);
+    assert_eq!(said[10], "and 2 more were changed on both sides");
+    assert!(said[11].starts_with("background commands run"), "{:?}", said[11]);
 }

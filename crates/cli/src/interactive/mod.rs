@@ -10,10 +10,12 @@ use tokio::time::timeout;
 
 use crate::arguments::AskWhich;
 use crate::banner;
-use crate::closing;
+use crate::closing::{self, Closing, End};
 use crate::exit::Conclusion;
 use crate::failure::{self, Failure};
 use crate::model;
+#[cfg(target_os = "linux")]
+use crate::pending::{Occasion, Pending};
 use crate::questions::{Desk, Terminal};
 use crate::rendering::{Glyphs, Progress, Transcript, describe};
 use crate::settings::{Settings, state_directory};
@@ -54,14 +56,27 @@ pub(crate) async fn run(settings: Settings) -> Result<Conclusion, Failure> {
         driver: Driver { signals, questions, terminal: Some(asked_on) },
         view: View::Transcript(transcript),
         editor: Editor::start(state_directory(), paint)?,
+        #[cfg(target_os = "linux")]
+        end: End::of(&settings, false),
+        #[cfg(target_os = "linux")]
+        pending: Pending::default(),
         paint,
     };
     let result = session.converse(&api).await;
     session.editor.stop();
     let is_interrupted = matches!(result, Ok(Conclusion::Ended(_)));
-    let end = closing::End::of(&settings, is_interrupted);
-    closing::close(&api, &settings.choice, end, paint).await;
-    result
+    let closing = Closing {
+        choice: &settings.choice,
+        end: End::of(&settings, is_interrupted),
+        #[cfg(target_os = "linux")]
+        pending: session.pending,
+        paint,
+    };
+    let closed = closing::close(&api, closing, &mut session.driver.signals).await;
+    match (result, closed.ended_by) {
+        (Ok(Conclusion::Done), Some(signal)) => Ok(Conclusion::Ended(signal)),
+        (result, _) => result,
+    }
 }
 
 struct Session {
@@ -69,6 +84,11 @@ struct Session {
     driver: Driver,
     view: View,
     editor: Editor,
+    /// What becomes of changes after each turn.
+    #[cfg(target_os = "linux")]
+    end: End,
+    #[cfg(target_os = "linux")]
+    pending: Pending,
     paint: Paint,
 }
 
@@ -94,12 +114,22 @@ impl Session {
             match slash::parse(&line) {
                 None if line.trim().is_empty() => {}
                 None => {
-                    if let Some(signal) = self.turn(api, line).await? {
+                    let ended_by = match self.turn(api, line).await? {
+                        None => self.look_at_changes(api).await?,
+                        ended_by => ended_by,
+                    };
+                    if let Some(signal) = ended_by {
                         return Ok(Conclusion::Ended(signal));
                     }
                 }
                 Some(Ok(Slash::Quit)) => return Ok(Conclusion::Done),
                 Some(Ok(Slash::Help)) => self.say(slash::HELP)?,
+                #[cfg(target_os = "linux")]
+                Some(Ok(slash @ (Slash::Diff | Slash::Apply | Slash::Undo))) => {
+                    if let Some(signal) = self.changes(api, slash).await? {
+                        return Ok(Conclusion::Ended(signal));
+                    }
+                }
                 Some(Ok(Slash::New)) => {
                     self.conversation = api.conversation();
                     self.say("A new conversation begins.")?;
@@ -169,6 +199,51 @@ impl Session {
             }
         }
         Ok(signal.filter(|signal| *signal != Signal::INT))
+    }
+
+    /// What waits after a turn: it is applied, asked about or named. A failure is no reason to end.
+    #[cfg(target_os = "linux")]
+    async fn look_at_changes(&mut self, api: &ForgeAPI) -> Result<Option<Signal>, Failure> {
+        self.between_turns(api, Occasion::TurnEnded, self.end).await
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    async fn look_at_changes(&mut self, _api: &ForgeAPI) -> Result<Option<Signal>, Failure> {
+        Ok(None)
+    }
+
+    #[cfg(target_os = "linux")]
+    async fn between_turns(
+        &mut self,
+        api: &ForgeAPI,
+        occasion: Occasion,
+        end: End,
+    ) -> Result<Option<Signal>, Failure> {
+        let signals = &mut self.driver.signals;
+        match self.pending.between_turns(api, occasion, end, signals, self.paint).await {
+            // A Ctrl-C at the question is a no, and the conversation goes on.
+            Ok(ended_by) => Ok(ended_by.filter(|signal| *signal != Signal::INT)),
+            Err(failure) => {
+                failure::print(&failure, self.paint);
+                Ok(None)
+            }
+        }
+    }
+
+    /// What the user asks of the session's changes.
+    #[cfg(target_os = "linux")]
+    async fn changes(&mut self, api: &ForgeAPI, slash: Slash) -> Result<Option<Signal>, Failure> {
+        let done = match slash {
+            Slash::Apply => return self.between_turns(api, Occasion::Asked, End::Ask).await,
+            Slash::Undo => self.pending.undo(api, self.paint).await,
+            Slash::Diff | Slash::Help | Slash::New | Slash::Quit => {
+                crate::diff::of_session_in_use(api, self.paint).await
+            }
+        };
+        if let Err(failure) = done {
+            failure::print(&failure, self.paint);
+        }
+        Ok(None)
     }
 
     fn say(&self, text: &str) -> Result<(), WriteError> {

@@ -5,18 +5,36 @@ use thiserror::Error;
 /// What `/help` says.
 pub(super) const HELP: &str = "\
 /help   says this
+/diff   shows what was changed and waits
+/apply  brings it to the project, after asking
+/undo   takes the last apply back
 /new    forgets the conversation and begins a new one
 /quit   ends forge (as does Ctrl-D)
 Alt-Enter begins a new line.
 Ctrl-C ends what the model is doing and keeps the conversation.";
 
-const NAMES: [(&str, Slash); 3] =
-    [("/help", Slash::Help), ("/new", Slash::New), ("/quit", Slash::Quit)];
+const NAMES: &[(&str, Slash)] = &[
+    ("/help", Slash::Help),
+    #[cfg(target_os = "linux")]
+    ("/diff", Slash::Diff),
+    #[cfg(target_os = "linux")]
+    ("/apply", Slash::Apply),
+    #[cfg(target_os = "linux")]
+    ("/undo", Slash::Undo),
+    ("/new", Slash::New),
+    ("/quit", Slash::Quit),
+];
 
 /// A line for forge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Slash {
     Help,
+    #[cfg(target_os = "linux")]
+    Diff,
+    #[cfg(target_os = "linux")]
+    Apply,
+    #[cfg(target_os = "linux")]
+    Undo,
     New,
     Quit,
 }

@@ -12,6 +12,7 @@ mod exec;
 mod gate;
 mod git;
 mod harness;
+mod live;
 #[cfg(target_os = "linux")]
 mod sandbox;
 mod signals;

@@ -6,6 +6,8 @@ use std::process::Stdio;
 
 use forge_scripted_model::{Answer, Call, Script};
 use pretty_assertions::assert_eq;
+use rexpect::ReadUntil;
+use rexpect::reader::Regex;
 use rexpect::session::{PtySession, spawn_command};
 use rustix::process::Signal;
 
@@ -15,7 +17,7 @@ use crate::harness::{PATIENCE, Server, World, is_alive, wait_for_file, wait_unti
 const WHERE: &str = "\x1b[6n";
 
 /// The program in a terminal. A real one answers the editor's question by itself; here the test does.
-struct Screen(PtySession);
+pub(crate) struct Screen(PtySession);
 
 impl Screen {
     /// A shell that runs forge, and says before and after how the terminal is set.
@@ -25,7 +27,7 @@ impl Screen {
     }
 
     /// The same for another way to start forge.
-    fn running(world: &World, server: &Server, program: &str) -> Self {
+    pub(crate) fn running(world: &World, server: &Server, program: &str) -> Self {
         // Ctrl-C reaches the shell too, which shall live on to say how forge ended.
         let script = format!(
             "trap : INT; stty -g > before; {program}; echo \"code=$?\"; stty -g > after; echo all-done"
@@ -43,25 +45,35 @@ impl Screen {
         Self(spawn_command(command, Some(patience)).unwrap())
     }
 
-    fn expect(&mut self, text: &str) -> String {
+    pub(crate) fn expect(&mut self, text: &str) -> String {
         self.0.exp_string(text).unwrap_or_else(|error| panic!("waiting for {text:?}: {error}"))
     }
 
-    /// Waits for the prompt.
+    /// Waits for the prompt. An editor that got its answer late asks once more.
     fn prompt(&mut self) {
         self.expect(WHERE);
-        self.send("\x1b[1;1R");
-        self.expect("forge");
+        let prompt = Regex::new(r"forge(\x1b\[[0-9;]*m)*> ").unwrap();
+        loop {
+            self.send("\x1b[1;1R");
+            let prompt = ReadUntil::Regex(prompt.clone());
+            let either = vec![ReadUntil::String(WHERE.to_owned()), prompt];
+            let found = self.0.exp_any(either);
+            let (_, found) =
+                found.unwrap_or_else(|error| panic!("waiting for the prompt: {error}"));
+            if found != WHERE {
+                break;
+            }
+        }
     }
 
     /// Types a line at the prompt.
-    fn enter(&mut self, line: &str) {
+    pub(crate) fn enter(&mut self, line: &str) {
         self.prompt();
         self.send(line);
         self.send("\r");
     }
 
-    fn send(&mut self, text: &str) {
+    pub(crate) fn send(&mut self, text: &str) {
         self.0.send(text).unwrap();
         self.0.flush().unwrap();
     }

@@ -2,19 +2,22 @@
 
 use std::path::Path;
 
-use forge_domain::{Change, ChangeKind, ChangeSet, ChangeTracking, ChangesError, FileError};
+use forge_domain::{
+    Change, ChangeKind, ChangeSet, ChangeTracking, ChangesError, FileError, TakenIn,
+};
 use pretty_assertions::assert_eq;
 
 use super::probe::{Environment, run, write};
 use crate::{Scenario, Step};
 
-/// The environment tracks changes; if it does not, it says so from both calls.
+/// The environment tracks changes; if it does not, it says so from every call.
 async fn is_tracked(environment: &Environment) -> bool {
     match environment.describe().await.unwrap().capabilities.change_tracking {
         ChangeTracking::Tracked => true,
         ChangeTracking::Untracked => {
             let errors = [
                 environment.changes().await.unwrap_err(),
+                environment.take_in().await.unwrap_err(),
                 environment.discard_changes().await.unwrap_err(),
             ];
             for error in errors {
@@ -44,6 +47,16 @@ pub async fn written_files_are_listed(environment: Environment) {
         run(&environment, &scenario).await;
         let created = |path: &str| Change { path: path.into(), kind: ChangeKind::Created };
         assert_eq!(environment.changes().await.unwrap().changes, [created("a"), created("b")]);
+    }
+}
+
+/// Where the host has changed nothing, there is nothing to take in, and what the session changed stays.
+pub async fn taking_in_leaves_what_the_session_changed(environment: Environment) {
+    if is_tracked(&environment).await {
+        write(&environment, "file", b"x").await;
+        assert_eq!(environment.take_in().await.unwrap(), TakenIn::default());
+        let created = Change { path: "file".into(), kind: ChangeKind::Created };
+        assert_eq!(environment.changes().await.unwrap().changes, [created]);
     }
 }
 

@@ -10,7 +10,7 @@ use forge_domain::{
     Capabilities, ChangeSet, ChangeTracking, Changes, ChangesError, CommandController,
     CommandError, CommandExit, CommandIo, CommandRequest, Commands, Describe, Description,
     EnvironmentError, EnvironmentKind, Lifecycle, Network, OutputLimits, OutputOffset, Persistence,
-    Stdin,
+    Stdin, TakenIn,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -137,6 +137,12 @@ impl Changes for FakeEnvironment {
         let _call = self.inner.enter("changes").await?;
         let base = lock(&self.inner.base).clone();
         Ok(self.inner.tree().changes_since(&base))
+    }
+
+    /// There is no host behind it that could change anything.
+    async fn take_in(&self) -> Result<TakenIn, ChangesError> {
+        let _call = self.inner.enter("take_in").await?;
+        Ok(TakenIn::default())
     }
 
     async fn discard_changes(&self) -> Result<(), ChangesError> {

@@ -314,10 +314,8 @@ impl World {
             let noted = self.session.get(path).filter(|_| is_chosen);
             let noted = noted.unwrap_or_else(|| panic!("{path:?} was changed by nobody"));
             let is_free = noted.base.is(was.map(entry).as_ref());
-            if is_free || matches!(way, Way::Theirs) {
-                if same(is, noted.node.as_ref()) {
-                    continue;
-                }
+            if (is_free || matches!(way, Way::Theirs)) && same(is, noted.node.as_ref()) {
+                continue;
             }
             let merged = match (&noted.was, was, &noted.node) {
                 (

@@ -91,14 +91,16 @@ fn entry_in(directory: &Directory, name: &OsStr) -> io::Result<Option<(Entry, St
 
 /// Whether a layer has nothing at a path, not even a note that something is gone.
 pub(crate) fn is_bare(layer: BorrowedFd<'_>, path: &Path) -> bool {
-    let stat = || -> io::Result<Option<Statx>> {
-        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(None) };
-        match Directory::open(layer, parent)? {
-            Some(directory) => directory.stat(name),
-            None => Ok(None),
-        }
-    };
-    matches!(stat(), Ok(None))
+    matches!(stat(layer, path), Ok(None))
+}
+
+/// What is known of an entry of a layer, also of a note that something is gone; `None` where there is none.
+pub(crate) fn stat(layer: BorrowedFd<'_>, path: &Path) -> io::Result<Option<Statx>> {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(None) };
+    match Directory::open(layer, parent)? {
+        Some(directory) => directory.stat(name),
+        None => Ok(None),
+    }
 }
 
 /// A regular file of a layer, to be read.

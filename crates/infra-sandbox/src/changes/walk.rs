@@ -46,6 +46,8 @@ pub struct DetailedChangeSet {
     pub ignored_files: u64,
     /// The directories of the host that the session does not have any more, in no order.
     pub gone_directories: Vec<PathBuf>,
+    /// What the session has a copy of and did not change, in no order.
+    pub unchanged: Vec<PathBuf>,
 }
 
 impl DetailedChangeSet {
@@ -271,6 +273,8 @@ impl Walk<'_> {
             self.add(pending, path, ChangeKind::Modified, was, facts);
         } else if kind != FileType::Symlink && mode(before) != mode(after) {
             self.add(pending, path, ChangeKind::ModeChanged, was, facts);
+        } else if pending.compare == Compare::WithLower && !self.ignored.leaves_out(path, false) {
+            self.found.unchanged.push(path.to_path_buf());
         }
     }
 

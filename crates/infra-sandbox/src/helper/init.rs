@@ -11,15 +11,17 @@ use rustix::net::SocketType;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
 use super::confine::{Confinement, Writable, landlock_abi};
+use super::freezer::Freezer;
 use super::keeper;
 use super::kernel::{self, Blocking, Fork, Waited};
 use super::launcher::{answer, failure};
 use super::proc_masks::ProcMasks;
-use super::root;
+use super::{mounts, root};
 use crate::channel;
 use crate::layers::Layers;
 use crate::spec::{
-    NetworkSpec, SessionAnswer, SessionFacts, SessionSpec, SetupFailure, SetupStage,
+    NetworkSpec, SessionAnswer, SessionFacts, SessionRequest, SessionSpec, SetupFailure,
+    SetupStage, encode_outcome,
 };
 
 /// The first kernel where `pid_max` is each pid namespace's own; before, it is the machine's.
@@ -33,6 +35,8 @@ pub(super) struct Session {
     pub(super) layers: Layers,
     pub(super) confinement: Confinement,
     pub(super) proc_masks: ProcMasks,
+    /// The overlays whose lower layers the host's people work on.
+    overlays: Vec<PathBuf>,
 }
 
 /// The namespaces that a session is made of.
@@ -127,7 +131,8 @@ fn set_up(spec: &SessionSpec, mut facts: SessionFacts) -> Result<Standing, Setup
             let stage = if part == "landlock" { SetupStage::Landlock } else { SetupStage::Seccomp };
             failure(stage, part, &error)
         })?;
-    Ok((Session { layers, confinement, proc_masks }, facts, descriptors))
+    let overlays = if layers.mounts { root::overlays(&spec.view) } else { Vec::new() };
+    Ok((Session { layers, confinement, proc_masks, overlays }, facts, descriptors))
 }
 
 /// The host's own file system, for a session whose mounts are switched off.
@@ -164,6 +169,9 @@ fn serve(socket: &OwnedFd, session: &Session) -> ! {
     let Ok(signals) = kernel::child_signals() else { kernel::exit_now(1) };
     let signals = kernel::own(signals);
     let mut commands = Commands { session, socket, spare: None, started: 0 };
+    let mut freezer = Freezer::default();
+    // Commands that came while everything stood still.
+    let mut waiting: Vec<Vec<OwnedFd>> = Vec::new();
     commands.make_spare();
     loop {
         let mut wanted = [PollFd::new(socket, PollFlags::IN), PollFd::new(&signals, PollFlags::IN)];
@@ -178,7 +186,29 @@ fn serve(socket: &OwnedFd, session: &Session) -> ! {
         }
         if !asked.is_empty() {
             match channel::receive(socket) {
-                Ok(Some((_, descriptors))) => commands.start(descriptors),
+                Ok(Some((request, descriptors))) => {
+                    let done = match SessionRequest::decode(&request) {
+                        Some(SessionRequest::Run) if freezer.is_frozen() => {
+                            waiting.push(descriptors);
+                            continue;
+                        }
+                        Some(SessionRequest::Run) => {
+                            commands.start(descriptors);
+                            continue;
+                        }
+                        Some(SessionRequest::Refresh) => {
+                            session.overlays.iter().try_for_each(|path| mounts::refresh(path))
+                        }
+                        Some(SessionRequest::Freeze) => freezer.freeze(),
+                        Some(SessionRequest::Thaw) => freezer.thaw(),
+                        None => Err(io::ErrorKind::Unsupported.into()),
+                    };
+                    // A host that is gone needs no answer.
+                    drop(channel::send(socket, &encode_outcome(&done), &[]));
+                    if !freezer.is_frozen() {
+                        waiting.drain(..).for_each(|descriptors| commands.start(descriptors));
+                    }
+                }
                 // The host is gone, and everything here goes with it.
                 Ok(None) | Err(_) => kernel::exit_now(0),
             }

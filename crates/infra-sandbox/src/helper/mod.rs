@@ -11,6 +11,7 @@
 
 mod cgroup;
 mod confine;
+mod freezer;
 mod init;
 mod keeper;
 mod kernel;

@@ -8,8 +8,9 @@ use std::path::Path;
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
-    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
+    FsMountFlags, FsOpenFlags, FsPickFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags,
+    fsconfig_create, fsconfig_reconfigure, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen,
+    fspick, move_mount, open_tree,
 };
 
 use super::kernel;
@@ -114,6 +115,14 @@ fn finish(context: &OwnedFd) -> io::Result<OwnedFd> {
     fsconfig_create(context.as_fd())?;
     let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
     Ok(fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
+}
+
+/// Has the kernel forget what it remembers of the layers of an overlay, so that it shows what they hold now. Only
+/// what somebody has open stays as it was. A change of a file system's configuration does that, one that
+/// changes nothing included (`reconfigure_super` of the kernel calls `shrink_dcache_sb`).
+pub(super) fn refresh(overlay: &Path) -> io::Result<()> {
+    let context = fspick(CWD, overlay, FsPickFlags::FSPICK_CLOEXEC)?;
+    Ok(fsconfig_reconfigure(context.as_fd())?)
 }
 
 /// Attaches a mount at a path, relative to a directory.

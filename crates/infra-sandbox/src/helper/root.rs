@@ -16,7 +16,7 @@ use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_bind, mount_chang
 use super::confine::Writable;
 use super::mounts::{self, Changeable, NO_DEVICES, NO_SETUID, READ_ONLY};
 use super::shown::{self, Held, Layer};
-use crate::spec::{Access, Root, SetupStage, Shown, View};
+use crate::spec::{Access, Keeping, Root, SetupStage, Shown, Upper, View};
 
 /// What hides: an empty file and an empty directory that nobody may open.
 pub(super) const HIDDEN_FILE: &str = "/.forge/file";
@@ -127,6 +127,25 @@ pub(super) fn workspace_of(view: &View) -> &Path {
         Root::Listed { workspace, .. } => workspace.as_path(),
         Root::Whole { .. } => Path::new("/"),
     }
+}
+
+/// The overlays over what people of the host work on while the session stands: the workspace and its git directory. Not
+/// toolchains and the like, which would be slower after it.
+pub(super) fn overlays(view: &View) -> Vec<PathBuf> {
+    let is_worked_on = |shown: &&Shown| match &shown.access {
+        Access::Layered(Upper::Directories { .. })
+        | Access::Layered(Upper::Memory { keeping: Keeping::Kept { .. }, .. }) => true,
+        Access::ReadOnly
+        | Access::Apart
+        | Access::ReadWrite
+        | Access::Layered(Upper::Memory { keeping: Keeping::ThrowAway, .. }) => false,
+    };
+    let shown = view.shown.iter().filter(is_worked_on).map(|shown| shown.path.0.clone());
+    let workspace = match &view.root {
+        Root::Listed { workspace, .. } => Some(workspace.0.clone()),
+        Root::Whole { .. } => None,
+    };
+    shown.chain(workspace).collect()
 }
 
 /// What holds that which the session writes, taken hold of.

@@ -25,8 +25,9 @@ const ARCHITECTURE: TargetArch = TargetArch::aarch64;
 const SYS_FCHMODAT2: libc::c_long = 452;
 const SYS_OPEN_TREE_ATTR: libc::c_long = 467;
 
-/// Calls that a keeper makes before the command is executed, and the command may not.
-const KEEPERS: [libc::c_long; 6] = [
+/// Calls that the init and the keepers make, and no command may.
+const KEEPERS: [libc::c_long; 7] = [
+    libc::SYS_fspick,
     libc::SYS_mount,
     libc::SYS_move_mount,
     libc::SYS_fsopen,
@@ -43,7 +44,6 @@ const REFUSED: &[libc::c_long] = &[
     libc::SYS_chroot,
     libc::SYS_open_tree,
     SYS_OPEN_TREE_ATTR,
-    libc::SYS_fspick,
     libc::SYS_setns,
     // Other processes.
     libc::SYS_ptrace,

@@ -11,20 +11,24 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use forge_domain::{AppliedId, Base, Digest, Entry};
-use rustix::fs::Statx;
+use rustix::fs::{Statx, StatxFlags, StatxTimestamp};
 use serde::{Deserialize, Serialize};
 
 use super::lock::no_follow;
 use super::meta::WrittenPath;
-use crate::changes::{DetailedChangeSet, entry, is_bare, is_copied_up, open};
+use crate::changes::{DetailedChangeSet, entry, is_bare, is_copied_up, open, stat};
 
 const MANIFEST: &str = "manifest.json";
 const VERSION: u32 = 1;
 
 /// Of a larger file only its hash is kept, and it is not merged.
 const MAX_KEPT_BYTES: u64 = 8 * 1024 * 1024;
+
+/// By so much two moments may be wrong against each other.
+const CLOCK_STEPS: Duration = Duration::from_millis(100);
 
 /// A moment by the kernel's clock for inodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,8 +45,48 @@ impl Moment {
     }
 
     fn changed(stat: &Statx) -> Self {
-        let time = stat.stx_ctime;
+        Self::at(stat.stx_ctime)
+    }
+
+    /// When an inode was made, where the file system keeps that.
+    fn born(stat: &Statx) -> Option<Self> {
+        let is_known = StatxFlags::from_bits_retain(stat.stx_mask).contains(StatxFlags::BTIME);
+        is_known.then(|| Self::at(stat.stx_btime))
+    }
+
+    fn at(time: StatxTimestamp) -> Self {
         Self { seconds: time.tv_sec, nanoseconds: i64::from(time.tv_nsec) }
+    }
+
+    /// Some time earlier: clocks for inodes go in steps of a few milliseconds.
+    fn earlier(self, by: Duration) -> Self {
+        let nanoseconds = self.nanoseconds - i64::from(by.subsec_nanos());
+        let borrowed = i64::from(nanoseconds < 0);
+        let seconds = self.seconds - by.as_secs().cast_signed() - borrowed;
+        Self { seconds, nanoseconds: nanoseconds + borrowed * 1_000_000_000 }
+    }
+}
+
+/// The moments at which the session saw the host as it was then: the begin of its use, and each taking in. The oldest
+/// first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Moments(Vec<Moment>);
+
+impl Moments {
+    pub(super) fn new(first: Moment) -> Self {
+        Self(vec![first])
+    }
+
+    pub(super) fn push(&mut self, moment: Moment) {
+        self.0.push(moment);
+    }
+
+    /// As of which of them the session saw what it then made a copy of: the last one before the copy was made, and
+    /// where that is not known, the first.
+    fn seen_by(&self, copy: Option<&Statx>) -> Option<Moment> {
+        let first = self.0.first().copied();
+        let Some(born) = copy.and_then(Moment::born) else { return first };
+        self.0.iter().rev().copied().find(|moment| *moment <= born).or(first)
     }
 }
 
@@ -80,7 +124,7 @@ enum WrittenBase {
 }
 
 /// What is noted of a session's paths.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Bases {
     directory: PathBuf,
     all: BTreeMap<PathBuf, Noted>,
@@ -128,6 +172,23 @@ impl Bases {
         }
     }
 
+    /// What is noted of every path that the host may have gone on with since it was noted: those whose inode was
+    /// changed since, or that are not there.
+    pub(super) fn perhaps_outdated(&self, lower: BorrowedFd<'_>) -> Vec<(PathBuf, Base)> {
+        let written = File::options()
+            .read(true)
+            .custom_flags(no_follow())
+            .open(self.directory.join(MANIFEST))
+            .and_then(|file| Moment::of(&file));
+        let written = written.ok().map(|moment| moment.earlier(CLOCK_STEPS));
+        let is_as_noted = |path: &Path| match (written, stat(lower, path)) {
+            (Some(written), Ok(Some(stat))) => Moment::changed(&stat) < written,
+            _ => false,
+        };
+        let noted = self.all.iter().filter(|(path, _)| !is_as_noted(path));
+        noted.map(|(path, noted)| (path.clone(), noted.base.clone())).collect()
+    }
+
     /// Whether nothing is noted.
     pub(super) fn is_empty(&self) -> bool {
         self.all.is_empty() && !self.is_damaged
@@ -154,23 +215,25 @@ impl Bases {
         upper: BorrowedFd<'_>,
         lower: BorrowedFd<'_>,
         changes: &DetailedChangeSet,
-        since: Moment,
+        moments: &Moments,
     ) -> io::Result<()> {
         let mut is_new = false;
+        // What was copied and not changed is noted too: where the host goes on with it, that is no change of the
+        // session's.
+        let paths = || changes.changes.iter().map(|one| &one.path).chain(&changes.unchanged);
         if !self.is_damaged {
-            let listed: std::collections::BTreeSet<&Path> =
-                changes.changes.iter().map(|change| &*change.path).collect();
+            let listed: std::collections::BTreeSet<&Path> = paths().map(|path| &**path).collect();
             let before = self.all.len();
             // What the session dropped again begins anew.
             self.all.retain(|path, _| listed.contains(&**path) || !is_bare(upper, path));
             is_new = self.all.len() != before;
         }
-        for change in &changes.changes {
-            if self.all.contains_key(&change.path) {
+        for path in paths() {
+            if self.all.contains_key(path) {
                 continue;
             }
-            let base = self.found(upper, lower, &change.path, since)?;
-            self.all.insert(change.path.clone(), Noted { base, before: Vec::new() });
+            let base = self.found(upper, lower, path, moments)?;
+            self.all.insert(path.clone(), Noted { base, before: Vec::new() });
             is_new = true;
         }
         if is_new { self.write() } else { Ok(()) }
@@ -181,11 +244,12 @@ impl Bases {
         upper: BorrowedFd<'_>,
         lower: BorrowedFd<'_>,
         path: &Path,
-        since: Moment,
+        moments: &Moments,
     ) -> io::Result<Base> {
-        if self.is_damaged {
+        let copy = stat(upper, path)?;
+        let Some(since) = moments.seen_by(copy.as_ref()).filter(|_| !self.is_damaged) else {
             return Ok(Base::Unknown);
-        }
+        };
         match entry(lower, path) {
             Ok(Some((found, stat))) if Moment::changed(&stat) <= since => {
                 if let Entry::File { size_bytes, digest, .. } = found

@@ -77,7 +77,7 @@ pub enum SessionError {
 }
 
 impl SessionError {
-    pub(super) fn io(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+    pub(crate) fn io(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io { operation, path: path.to_path_buf(), source }
     }
 }

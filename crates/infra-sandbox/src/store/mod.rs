@@ -30,6 +30,7 @@ pub(crate) use open::LayerPlace;
 pub use open::{OpenSession, SessionEnd};
 pub(crate) use prune::remove_directory;
 pub use prune::{PruneOptions, PruneReport, Pruned};
+pub(crate) use read::Outdated;
 pub use read::SessionLayers;
 pub use sessions::{
     DamagedSession, Listing, SessionChoice, SessionState, SessionStore, SessionSummary,

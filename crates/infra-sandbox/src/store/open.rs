@@ -14,7 +14,7 @@ use rustix::fs::{CWD, Mode, OFlags, RenameFlags, renameat_with};
 use rustix::io::Errno;
 use tracing::warn;
 
-use super::base::{Bases, Moment};
+use super::base::{Bases, Moment, Moments};
 use super::commits::BROUGHT;
 use super::error::SessionError;
 use super::lock;
@@ -55,8 +55,8 @@ pub struct OpenSession {
     lock: File,
     /// Whether somebody else is to hold the lock beyond this value.
     shared: AtomicBool,
-    /// Since when it has been used without an account of what its changed files were.
-    since: Mutex<Option<Moment>>,
+    /// Since when it has been used without an account of what its changed files were, and when it took in the host's.
+    moments: Mutex<Option<Moments>>,
 }
 
 impl Drop for OpenSession {
@@ -103,8 +103,8 @@ impl OpenSession {
         };
         let (meta, counted) = (meta.into(), Mutex::new(None));
         let shared = AtomicBool::new(false);
-        let since = Mutex::new(None);
-        Self { store, id, directory, meta, continued, counted, lock, shared, since }
+        let moments = Mutex::new(None);
+        Self { store, id, directory, meta, continued, counted, lock, shared, moments }
     }
 
     /// Notes that it is used, and makes what a crash may have left unmade.
@@ -121,7 +121,8 @@ impl OpenSession {
                 .is_err()
         });
         lock::mark(&self.lock)?;
-        *guard(&self.since) = Some(left.map_or_else(|| Moment::of(&self.lock), Ok)?);
+        let first = left.map_or_else(|| Moment::of(&self.lock), Ok)?;
+        *guard(&self.moments) = Some(Moments::new(first));
         for name in [LAYERS[0].0, LAYERS[0].1, "base"] {
             match fs::DirBuilder::new().mode(0o700).create(self.directory.join(name)) {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
@@ -162,8 +163,8 @@ impl OpenSession {
         lower: BorrowedFd<'_>,
         changes: &DetailedChangeSet,
     ) -> io::Result<()> {
-        let Some(since) = *guard(&self.since) else { return Ok(()) };
-        Bases::read(&self.directory).record(upper, lower, changes, since)
+        let Some(moments) = guard(&self.moments).clone() else { return Ok(()) };
+        Bases::read(&self.directory).record(upper, lower, changes, &moments)
     }
 
     /// The same of layers that are not mounted.
@@ -181,7 +182,33 @@ impl OpenSession {
             other => other?,
         };
         let changes = change_set(upper.as_fd(), lower.as_fd())?;
-        Bases::read(&self.directory).record(upper.as_fd(), lower.as_fd(), &changes, since)
+        let moments = Moments::new(since);
+        Bases::read(&self.directory).record(upper.as_fd(), lower.as_fd(), &changes, &moments)
+    }
+
+    /// Notes that the session sees the host from now on as it is now.
+    pub(crate) fn sees_the_host_anew(&self) -> io::Result<()> {
+        // By writing to a file, since only that asks the kernel's clock for inodes.
+        lock::mark(&self.lock)?;
+        let now = Moment::of(&self.lock)?;
+        if let Some(moments) = &mut *guard(&self.moments) {
+            moments.push(now);
+        }
+        Ok(())
+    }
+
+    /// Its layers, to be read while it is used: the upper one is given, wherever it is.
+    pub(crate) fn layers_in_use(
+        &self,
+        upper: BorrowedFd<'_>,
+    ) -> Result<SessionLayers, SessionError> {
+        let workspace = guard(&self.meta).workspace.as_path().to_path_buf();
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let lower = rustix::fs::open(&workspace, flags, Mode::empty()).map_err(io::Error::from);
+        let lower = lower.map_err(SessionError::io("opening", &workspace))?;
+        let upper = upper.try_clone_to_owned();
+        let upper = upper.map_err(SessionError::io("opening", &self.directory))?;
+        Ok(SessionLayers::new(upper, lower, Bases::read(&self.directory)))
     }
 
     /// Notes that these paths are dealt with: what the session has there now is no news any more, what it makes of

@@ -14,7 +14,7 @@ use super::open::OpenSession;
 use super::sessions::SessionStore;
 use crate::changes::{
     DetailedChange, DetailedChangeSet, IgnoredFiles, LineChanges, Recent, change_set_with,
-    contents, entry, is_copied_up, line_changes,
+    contents, entry, is_copied_up, line_changes, open, stat,
 };
 use crate::layers::Layers;
 use crate::plan::HOME;
@@ -24,6 +24,17 @@ use crate::spec::{Keeping, LimitsSpec, NetworkSpec, Root, SessionSpec, Upper, Vi
 /// A byte of an archive takes at most so many in memory, where a small file takes a page.
 const MEMORY_PER_BYTE: u64 = 8;
 const MIN_MEMORY: u64 = 64 * 1024 * 1024;
+
+/// A path that the host may have gone on with since it was noted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Outdated {
+    pub(crate) path: PathBuf,
+    /// What was noted.
+    pub(crate) base: Base,
+    /// What the session has in a layer of its own; `None` where it has nothing there.
+    pub(crate) session: Option<Entry>,
+    pub(crate) host: Option<Entry>,
+}
 
 /// The two layers of a session, held to be read.
 #[derive(Debug)]
@@ -56,7 +67,7 @@ impl SessionStore {
                 .map_err(SessionError::io("unpacking", &archive))?,
         };
         let bases = Bases::read(&self.path_of(id));
-        Ok(SessionLayers { upper, lower: open(&workspace)?, bases, recent: Recent::default() })
+        Ok(SessionLayers::new(upper, open(&workspace)?, bases))
     }
 
     /// What an archive holds, as a layer in memory that lasts as long as this descriptor.
@@ -96,6 +107,45 @@ impl SessionStore {
 }
 
 impl SessionLayers {
+    pub(super) fn new(upper: OwnedFd, lower: OwnedFd, bases: Bases) -> Self {
+        Self { upper, lower, bases, recent: Recent::default() }
+    }
+
+    /// A second hold of the same layers.
+    ///
+    /// # Errors
+    /// There are no descriptors left.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        let (upper, lower) = (self.upper.try_clone()?, self.lower.try_clone()?);
+        Ok(Self::new(upper, lower, self.bases.clone()))
+    }
+
+    /// The paths that the host may have gone on with since they were noted.
+    pub(crate) fn perhaps_outdated(&self) -> io::Result<Vec<Outdated>> {
+        let mut found = Vec::new();
+        for (path, base) in self.bases.perhaps_outdated(self.lower.as_fd()) {
+            let host = match entry(self.lower.as_fd(), &path) {
+                Ok(host) => host.map(|(entry, _)| entry),
+                // Nothing can be said of it, nor taken from it.
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => continue,
+                Err(error) => return Err(error),
+            };
+            let session = self.entry(&path)?;
+            found.push(Outdated { path, base, session, host });
+        }
+        Ok(found)
+    }
+
+    /// Whether anything stands at a path of the host.
+    pub(crate) fn is_on_the_host(&self, path: &Path) -> io::Result<bool> {
+        Ok(stat(self.lower.as_fd(), path)?.is_some())
+    }
+
+    /// Opens a regular file of the host, to be read.
+    pub(crate) fn open_on_the_host(&self, path: &Path) -> io::Result<File> {
+        open(self.lower.as_fd(), path)
+    }
+
     /// What was changed.
     ///
     /// # Errors
@@ -110,7 +160,12 @@ impl SessionLayers {
     /// # Errors
     /// A layer cannot be read.
     pub fn changes_with(&self, ignored: IgnoredFiles) -> io::Result<DetailedChangeSet> {
-        let mut found = change_set_with(self.upper.as_fd(), self.lower.as_fd(), ignored)?;
+        let found = change_set_with(self.upper.as_fd(), self.lower.as_fd(), ignored)?;
+        Ok(self.waiting(found))
+    }
+
+    /// What of a change set is not dealt with yet.
+    pub(crate) fn waiting(&self, mut found: DetailedChangeSet) -> DetailedChangeSet {
         if !self.bases.is_empty() {
             found.changes.retain(|change| {
                 let size = change.after.map(|facts| facts.size_bytes);
@@ -130,7 +185,7 @@ impl SessionLayers {
                 }
             });
         }
-        Ok(found)
+        found
     }
 
     /// What stands at a path that is changed in the session; `None` where nothing does any more.
