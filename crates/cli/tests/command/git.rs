@@ -9,6 +9,8 @@ use pretty_assertions::assert_eq;
 
 use crate::apply::{applied, changed, forge, read};
 use crate::harness::{World, run};
+use crate::live::{PROMPT, next, works_on};
+use crate::terminal::Screen;
 
 /// A project that is a repository with one commit.
 fn repository() -> World {
@@ -325,4 +327,41 @@ fn commits_come_at_the_end_of_a_run_where_that_was_said() {
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
     let head = ended.stdout.trim();
     assert_eq!(brought(&world), [format!("HEAD {head}"), format!("heads/main {head}")]);
+}
+
+#[test]
+fn commits_come_after_each_turn_and_when_they_are_asked_for_while_the_session_stands() {
+    let world = repository();
+    let server = works_on(&world);
+    let git = "git -c user.name=Ada -c user.email=ada@example.org";
+    let subjects = || {
+        let refs = "git for-each-ref --format='%(refname:lstrip=3) %(contents:subject)' refs/forge";
+        host(&world, refs)
+    };
+    next(&world, &format!("echo 2 >a; {git} commit -qam second"));
+    let mut screen = Screen::running(&world, &server, &format!("{PROMPT} --apply auto"));
+    let before = users(&world);
+    screen.enter("turn one");
+    screen.expect("1 change was applied");
+    screen.expect("2 refs of commits were brought");
+    assert_eq!(subjects(), "HEAD second\nheads/main second");
+    next(&world, &format!("{git} commit -q --amend -m amended"));
+    screen.enter("turn two");
+    screen.expect("2 refs of commits were brought");
+    assert_eq!(subjects(), "HEAD amended\nheads/main amended");
+    screen.enter("/quit");
+    screen.expect("code=0");
+
+    next(&world, "git tag new");
+    let mut screen = Screen::running(&world, &server, &format!("{PROMPT} --apply never"));
+    screen.enter("turn three");
+    screen.expect("Answered.");
+    screen.enter("/apply");
+    screen.expect("1 ref of commits was brought");
+    screen.enter("/apply");
+    screen.expect("nothing waits");
+    screen.enter("/quit");
+    screen.expect("code=0");
+    assert_eq!(subjects(), "HEAD amended\nheads/main amended\ntags/new amended");
+    assert_eq!(users(&world), before);
 }
