@@ -167,7 +167,7 @@ pub trait Terminals: Send + Sync {
     /// * `TERM` is what the request says, else what the environment's own variables say, else
     ///   [`DEFAULT_TERMINAL_KIND`].
     /// * Every byte arrives, in both directions, as the terminal takes and makes it. The command waits
-    ///   for the sink.
+    ///   for the sink. What was asked before something was typed is there before it.
     /// * What the command printed before its end has gone to the sink before this returns. The result
     ///   holds no output: [`CommandRequest::output_limits`] and [`CommandRequest::fidelity`] do not apply.
     /// * Processes that it leaves behind are ended with it, as in [`Commands::run`](crate::Commands::run).
