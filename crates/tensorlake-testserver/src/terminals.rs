@@ -16,7 +16,7 @@ use rustix::termios::{Winsize, tcsetwinsize};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::process::Command;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 use crate::processes::{SERVER_MARK, now_ms};
 use crate::sandboxes::Sandbox;
@@ -57,6 +57,7 @@ pub(crate) struct Terminal {
     shown: Mutex<Option<mpsc::Receiver<Bytes>>>,
     typed: mpsc::UnboundedSender<Bytes>,
     end: watch::Sender<End>,
+    cut: Notify,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,6 +131,7 @@ impl Terminal {
             shown: Mutex::new(Some(shown)),
             typed,
             end: watch::Sender::new(End::Running),
+            cut: Notify::new(),
         });
         let end = terminal.end.clone();
         tokio::spawn(async move {
@@ -166,6 +168,11 @@ impl Terminal {
             self.signal(Signal::KILL);
             self.end.send_replace(End::Deleted);
         });
+    }
+
+    /// Drops the connection of whoever is attached.
+    pub(crate) fn cut(&self) {
+        self.cut.notify_one();
     }
 
     fn signal(&self, signal: Signal) {
@@ -205,6 +212,7 @@ impl Terminal {
                     }
                 },
                 () = tokio::time::sleep(SILENCE_AFTER_END), if has_ended => break,
+                () = self.cut.notified() => return,
                 _ = end.changed(), if !has_ended => {}
                 message = socket.recv() => match message {
                     Some(Ok(Message::Binary(bytes))) => self.take(&bytes),

@@ -258,11 +258,15 @@ impl Session {
             if life.is_unclear() && !life.is_stopping() {
                 life.cleared(terminal.code().await);
             }
+            let ending = life.ending(&terminal.id);
             if life.is_lost() {
+                // Nobody is to wait for what can hardly be reached.
                 signal(Signal::KILL);
+                tokio::spawn(async move { terminal.delete().await });
+            } else {
+                let _late = tokio::time::timeout(DELETE_LIMIT, terminal.delete()).await;
             }
-            let _late = tokio::time::timeout(DELETE_LIMIT, terminal.delete()).await;
-            life.ending(&terminal.id)
+            ending
         };
         let output = RetainedOutput::default();
         CommandExit { ending, output, elapsed, stopped_by, notices: Vec::new() }
