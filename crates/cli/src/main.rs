@@ -23,6 +23,7 @@ mod failure;
 mod git;
 mod interactive;
 mod keyfile;
+mod keys;
 mod logging;
 mod model;
 #[cfg(target_os = "linux")]
@@ -30,9 +31,11 @@ mod pager;
 mod program;
 mod questions;
 mod rendering;
+mod screen;
 #[cfg(target_os = "linux")]
 mod sessions;
 mod settings;
+mod shell;
 mod signals;
 mod stdin;
 mod task;

@@ -13,6 +13,7 @@ mod gate;
 mod harness;
 #[cfg(target_os = "linux")]
 mod sandbox;
+mod shell;
 mod signals;
 mod task;
 mod tensorlake;
