@@ -48,7 +48,11 @@ pub(crate) fn run() -> ExitCode {
                 if prompt.is_some() {
                     return Err(Failure::Usage("-p and shell cannot be used together".to_owned()));
                 }
-                let settings = Settings::decide(common.join(shell.common), task.join(shell.task))?;
+                let common = common.join(shell.common);
+                let time_limit = common.timeout;
+                let mut settings = Settings::decide(common, task.join(shell.task))?;
+                // What the configuration says is meant for single commands.
+                settings.timeout = time_limit;
                 if settings.task.output_format != OutputFormat::Text {
                     let message = "--output-format is for tasks; shell shows what its shell shows";
                     return Err(Failure::Usage(message.to_owned()));

@@ -10,11 +10,12 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use forge_api::{
     CommandExit, CommandRequest, EnvironmentError, EnvironmentVariable, ForgeAPI, Lifecycle,
-    OutputSink, OutputStream, Program, Signal, SinkClosed, TerminalController, TerminalIo,
-    Terminals, VariableName,
+    OutputSink, OutputStream, Program, Signal, SinkClosed, TerminalController, TerminalInput,
+    TerminalIo, Terminals, VariableName,
 };
+use futures_util::stream::{self, StreamExt as _};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::Mutex as AsyncMutex;
+use tokio::sync::{Mutex as AsyncMutex, mpsc};
 use tokio::time::{Instant, sleep_until};
 
 use crate::banner;
@@ -119,11 +120,14 @@ async fn attend(
     let (keys, input) = Keys::read().map_err(system)?;
     let writer = Arc::new(AsyncMutex::new(Writer::stdout()));
     let sink = Box::new(Window { writer: Arc::clone(&writer), shown: Arc::clone(&shown) });
-    let io = TerminalIo { input, sink, control };
+    let (to_shell, mut typed) = mpsc::channel(1);
+    let typed = Box::pin(stream::poll_fn(move |context| typed.poll_recv(context)));
+    let io = TerminalIo { input: typed, sink, control };
     terminal::make_raw().map_err(system)?;
     let mut ended_by = None;
     let mut give_up = Instant::now() + FAR_FUTURE;
     let exit = {
+        let mut given_up = pin!(hand_over(input, to_shell, &shown));
         let mut shell = pin!(api.executor().run_on_terminal(request, terminal::size(), io));
         loop {
             tokio::select! {
@@ -142,6 +146,10 @@ async fn attend(
                     terminal::make_raw().map_err(system)?;
                     controller.resize(terminal::size());
                 }
+                () = &mut given_up => {
+                    ended_by = Some(Signal::INT);
+                    break None;
+                }
                 () = sleep_until(give_up) => break None,
             }
         }
@@ -159,6 +167,24 @@ async fn attend(
     terminal::give_back();
     Ok((exit.transpose()?, ended_by))
 }
+
+/// Hands keys over to the shell. Until that has shown anything, nobody is there for whom Ctrl-C could be,
+/// and it ends the wait: then this returns.
+async fn hand_over(mut input: TerminalInput, to_shell: mpsc::Sender<Bytes>, shown: &Mutex<Shown>) {
+    while let Some(bytes) = input.next().await {
+        let has_begun = shown.lock().unwrap_or_else(PoisonError::into_inner).has_begun;
+        if !has_begun && bytes.contains(&CTRL_C) {
+            return;
+        }
+        if to_shell.send(bytes).await.is_err() {
+            break;
+        }
+    }
+    // That nobody types any more is not the shell's end.
+    std::future::pending().await
+}
+
+const CTRL_C: u8 = 0x03;
 
 /// SIGCONT.
 const CONTINUED: i32 = if cfg!(target_os = "linux") { 18 } else { 19 };
@@ -194,37 +220,36 @@ fn request(settings: &Settings) -> CommandRequest {
 
 /// What goes to the user's terminal.
 #[derive(Debug)]
-enum Shown {
-    /// What an isolated environment may do there.
-    Isolated(Box<Screen>),
-    /// Everything: local commands may do all of it anyway.
-    All,
+struct Shown {
+    /// Decides what an isolated environment may do there. Local commands may do all of it anyway.
+    screen: Option<Screen>,
+    /// Whether there was anything yet.
+    has_begun: bool,
 }
 
 impl Shown {
     fn of(choice: &Choice) -> Self {
-        match choice {
-            Choice::Sandbox(_) | Choice::Tensorlake(_) => Self::Isolated(Box::default()),
-            Choice::Local => Self::All,
-        }
+        let screen = match choice {
+            Choice::Sandbox(_) | Choice::Tensorlake(_) => Some(Screen::default()),
+            Choice::Local => None,
+        };
+        Self { screen, has_begun: false }
     }
 
     fn pass(&mut self, bytes: Bytes) -> Bytes {
-        match self {
-            Self::Isolated(screen) => {
+        self.has_begun = true;
+        match &mut self.screen {
+            Some(screen) => {
                 let passed = screen.pass(&bytes).into();
                 terminal::owe(screen.undo());
                 passed
             }
-            Self::All => bytes,
+            None => bytes,
         }
     }
 
     fn has_asked(&self) -> bool {
-        match self {
-            Self::Isolated(screen) => screen.has_asked(),
-            Self::All => false,
-        }
+        self.screen.as_ref().is_some_and(Screen::has_asked)
     }
 }
 

@@ -2,7 +2,9 @@
 
 use std::fs;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
+use forge_tensorlake_testserver::ServerOptions;
 use pretty_assertions::assert_eq;
 use rexpect::session::{PtySession, spawn_command};
 use rustix::process::{Pid, Signal, kill_process};
@@ -177,6 +179,35 @@ fn lost_contact_sets_the_terminal_back_and_is_said() {
     screen.expect("\x1b[?1049l\x1b[m");
     screen.expect("contact with the command");
     screen.is_over(&cloud.world, 125);
+}
+
+#[test]
+fn ctrl_c_while_the_shell_is_on_its_way_ends_forge() {
+    let latency = Duration::from_secs(2);
+    let cloud = Cloud::with(ServerOptions { latency, ..ServerOptions::default() });
+    let mut command = cloud.world.shell(&script(""));
+    cloud.tell(&mut command);
+    let mut screen = Screen::running(&cloud.world, command);
+    screen.expect("note:");
+    wait_until("the terminal is asked for", || cloud.server.count("POST", "/pty") == 1);
+    screen.send("\x03");
+    screen.is_over(&cloud.world, 130);
+    cloud.is_settled();
+}
+
+#[test]
+fn a_time_limit_of_the_configuration_is_none_of_a_shells() {
+    let world = World::new();
+    world.write("home/.config/forge/config.toml", "timeout = \"1s\"\n");
+    let mut screen = Screen::start(&world, "");
+    screen.begun();
+    screen.enter("sleep 1.5; exit 4");
+    screen.is_over(&world, 4);
+    let mut screen = Screen::start(&world, "--timeout 1s");
+    screen.begun();
+    screen.enter("sleep 600");
+    screen.expect("ran for longer than 1s");
+    screen.is_over(&world, 124);
 }
 
 #[test]

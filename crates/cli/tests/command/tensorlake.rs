@@ -34,7 +34,7 @@ impl Cloud {
         Self::with(ServerOptions { daemon, creation, ..ServerOptions::default() })
     }
 
-    fn with(options: ServerOptions) -> Self {
+    pub(crate) fn with(options: ServerOptions) -> Self {
         let world = World::new();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)

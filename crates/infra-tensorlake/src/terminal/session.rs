@@ -213,7 +213,7 @@ impl Session {
                     TerminalRequest::Cancel if life.is_stopping() => {}
                     TerminalRequest::Cancel => signal(life.stop(Reason::Cancelled, now)),
                 },
-                () = sleep_until(life.deadline()) => {
+                () = sleep_until(life.deadline()), if !life.is_over() => {
                     if let Some(due) = life.on_deadline(Instant::now()) {
                         signal(due);
                     }
