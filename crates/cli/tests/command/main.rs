@@ -15,6 +15,7 @@ mod harness;
 mod live;
 #[cfg(target_os = "linux")]
 mod sandbox;
+mod shell;
 mod signals;
 mod task;
 mod tensorlake;
