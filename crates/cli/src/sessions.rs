@@ -95,14 +95,31 @@ pub(crate) async fn discard(arguments: DiscardArguments) -> Result<Conclusion, F
         failure::note("there is nothing to discard", paint);
         return Ok(Conclusion::Done);
     };
-    let count = place
-        .store
-        .layers(&session.id)?
-        .changes()
-        .map_err(|source| Failure::System { what: "the changes cannot be read", source })?;
-    let (changed, ignored) = (count.changes.len() as u64, count.ignored_files);
-    let what = format!("{} of session {}", counted(changed, ignored), session.id);
-    if !arguments.force && !asked(&format!("Discard {what}?"), paint)? {
+    let count = place.store.layers(&session.id).and_then(|layers| {
+        layers.changes().map_err(|source| SessionError::Io {
+            operation: "reading the changes in",
+            path: session.workspace.clone(),
+            source,
+        })
+    });
+    let (what, is_lost) = match count {
+        Ok(count) => {
+            let (changed, ignored) = (count.changes.len() as u64, count.ignored_files);
+            let what = format!("{} of session {}", counted(changed, ignored), session.id);
+            (what, (changed, ignored) != (0, 0) || place.store.may_hold_commits(&session.id))
+        }
+        // Its workspace has moved or is gone, say: who knows what is in it drops it all the same.
+        Err(error) if arguments.force => {
+            failure::warn(&Failure::from(error).message(), paint);
+            (format!("all changes of session {}", session.id), true)
+        }
+        Err(error) => {
+            failure::note("--force discards it without a look at what it holds", paint);
+            return Err(error.into());
+        }
+    };
+    // What was applied is in the project, and nothing else is lost.
+    if is_lost && !arguments.force && !asked(&format!("Discard {what}?"), paint)? {
         return Ok(Conclusion::NotDone);
     }
     let open = place.store.lock(&session.id)?;

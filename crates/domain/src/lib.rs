@@ -56,7 +56,7 @@ pub use output::{
 };
 pub use review::{
     Applied, AppliedId, AppliedPath, ApplyContents, ApplyError, ApplyTarget, Base, Content, Digest,
-    Entry, PathRefusal, Placed, ReviewedPath, Step, Undo,
+    Entry, PathRefusal, Placed, ReviewedPath, Step, Undo, Unnoted,
 };
 pub use search::{
     CaseSensitivity, IgnoreRules, Search, SearchError, SearchMatch, SearchOutcome, SearchQuery,

@@ -6,7 +6,7 @@ mod path;
 
 pub use apply::{
     Applied, AppliedId, AppliedPath, ApplyContents, ApplyError, ApplyTarget, Content, Placed, Step,
-    Undo,
+    Undo, Unnoted,
 };
 pub use entry::{Base, Digest, Entry};
 pub use path::{PathRefusal, ReviewedPath};

@@ -414,7 +414,7 @@ fn replayed(before: &Nodes, steps: &[Step], contents: &Contents) -> Nodes {
             Placed::File { mode, content } => {
                 let bytes = match content {
                     Content::Session { .. } => contents.0[path].clone(),
-                    Content::Bytes(bytes) => bytes.clone(),
+                    Content::Merged { bytes, .. } => bytes.clone(),
                 };
                 nodes.insert(path.to_path_buf(), Node::File(bytes, *mode));
             }
