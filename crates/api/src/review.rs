@@ -322,7 +322,7 @@ fn tell(
         let paths = one.paths.iter().map(|path| path.path.as_path());
         match &one.undoes {
             Some(undone) => session.unsettle(paths, undone)?,
-            None => session.settle(layers, as_applied(layers, &one.paths)?, Some(&one.id))?,
+            None => session.settle_late(layers, as_applied(layers, &one.paths)?, &one.id)?,
         }
         tree.note(&one.id)?;
         is_told = true;
@@ -334,7 +334,7 @@ fn tell(
 fn as_applied(
     layers: &SessionLayers,
     paths: &[AppliedPath],
-) -> Result<Vec<(PathBuf, Base)>, ReviewError> {
+) -> Result<Vec<(PathBuf, Base, Base)>, ReviewError> {
     let mut found = Vec::new();
     for one in paths {
         let path = one.path.as_path();
@@ -347,7 +347,8 @@ fn as_applied(
             (entry, applied) => entry == applied,
         };
         if is_same {
-            found.push((path.to_path_buf(), entry.map_or(Base::Absent, Base::Known)));
+            let base = |entry: Option<Entry>| entry.map_or(Base::Absent, Base::Known);
+            found.push((path.to_path_buf(), base(entry), base(one.before.clone())));
         }
     }
     Ok(found)

@@ -54,6 +54,8 @@ pub(crate) enum Edit {
     Replace(Text),
     /// The same file with other contents.
     Write(Text),
+    /// The file of another path, moved.
+    Move(usize),
     /// Another time stamp and nothing else.
     Touch,
     Directory,
@@ -105,6 +107,7 @@ fn edit() -> impl Strategy<Value = Edit> {
     prop_oneof![
         3 => text().prop_map(Edit::Replace),
         4 => text().prop_map(Edit::Write),
+        1 => (0..PATHS.len()).prop_map(Edit::Move),
         1 => Just(Edit::Touch),
         1 => Just(Edit::Directory),
         2 => Just(Edit::Remove),
@@ -665,6 +668,11 @@ fn script(path: &str, edit: &Edit) -> String {
         Edit::Write(text) => {
             let clear = format!("{{ [ -f {path} ] && [ ! -L {path} ] || rm -rf {path}; }} && ");
             format!("{made} && {}\n", write(text, &clear))
+        }
+        Edit::Move(from) => {
+            let from = PATHS[*from];
+            let is_file = format!("[ {from} != {path} ] && [ -f {from} ] && [ ! -L {from} ]");
+            format!("{is_file} && {made} && rm -rf {path} && mv {from} {path}\n")
         }
         Edit::Touch => format!("[ -f {path} ] && touch {path}\n"),
         Edit::Directory => format!("{made} && rm -rf {path} && mkdir {path}\n"),

@@ -136,3 +136,16 @@ fn what_an_undo_brings_back_into_a_directory_waits_after_another_use_too() {
     ]);
     assert!(project.join("d").is_file());
 }
+
+#[test]
+fn what_was_applied_by_a_program_that_was_killed_then_waits_after_an_undo() {
+    for at in (30..70).step_by(3) {
+        let (project, _world) = lived(&[
+            used(D, Edit::Replace(text(0))),
+            apply(&[], Some(at)),
+            undo(None),
+            apply(&[], None),
+        ]);
+        assert!(project.join("d").is_file());
+    }
+}

@@ -10,6 +10,7 @@
 //! later is not missing since the session removed it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -22,7 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use super::lock::no_follow;
 use super::meta::WrittenPath;
-use crate::changes::{DetailedChangeSet, entry, is_bare, is_copied_up, open};
+use crate::changes::{DetailedChangeSet, Directory, entry, is_bare, is_copied_up, open};
 
 const MANIFEST: &str = "manifest.json";
 const VERSION: u32 = 1;
@@ -238,8 +239,11 @@ impl Bases {
                 Ok(Base::Known(found))
             }
             Ok(Some(_)) => Ok(Base::Unknown),
-            // Deleted on the host meanwhile.
-            Ok(None) if is_copied_up(upper, path) => Ok(Base::Unknown),
+            // Deleted on the host meanwhile, or moved in the session from elsewhere: then nobody has touched the
+            // directory on the host.
+            Ok(None) if is_copied_up(upper, path) && !is_still(lower, path, since) => {
+                Ok(Base::Unknown)
+            }
             Ok(None) => Ok(Base::Absent),
             // It may not be read, so it was not either.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(Base::Unknown),
@@ -308,6 +312,23 @@ impl Bases {
         self.write()
     }
 
+    /// The same of an apply of which nobody was told in time: with each path, what the host had before it.
+    pub(super) fn settle_late(
+        &mut self,
+        paths: impl IntoIterator<Item = (PathBuf, Base, Base)>,
+        applied: &AppliedId,
+    ) -> io::Result<()> {
+        for (path, base, was) in paths {
+            // What is deleted on both sides by now may count as never having been there.
+            let unnoted = || Noted { base: base.clone(), before: Vec::new() };
+            let noted = self.all.entry(path).or_insert_with(unnoted);
+            let before = std::mem::replace(&mut noted.base, base.clone());
+            let before = if before == base { was } else { before };
+            noted.before.push((applied.clone(), before));
+        }
+        self.write()
+    }
+
     /// Notes that an apply was taken back for these paths.
     pub(super) fn take_back<'a>(
         &mut self,
@@ -340,6 +361,13 @@ impl Bases {
         write_private(&new, &serde_json::to_vec(&manifest)?)?;
         fs::rename(new, path)
     }
+}
+
+/// Whether nothing has come or gone since then in the nearest directory above a path that is there.
+fn is_still(layer: BorrowedFd<'_>, path: &Path, since: Moment) -> bool {
+    let above = path.ancestors().skip(1).find_map(|above| Directory::open(layer, above).ok()?);
+    let stat = above.and_then(|above| above.stat(OsStr::new(".")).ok()?);
+    stat.is_some_and(|stat| Moment::changed(&stat) <= since)
 }
 
 /// Whether a layer has this at a path.

@@ -200,6 +200,24 @@ impl OpenSession {
         set.map_err(SessionError::io("writing to", &self.directory.join("base")))
     }
 
+    /// The same of an apply by a process that was killed before it could say so: with each path, what the host had
+    /// before it.
+    ///
+    /// # Errors
+    /// As [`settle`](Self::settle).
+    pub fn settle_late(
+        &self,
+        layers: &SessionLayers,
+        paths: Vec<(PathBuf, Base, Base)>,
+        applied: &AppliedId,
+    ) -> Result<(), SessionError> {
+        let mut bases = Bases::read(&self.directory);
+        let now = paths.iter().map(|(path, base, _)| (path.clone(), base.clone()));
+        let set = layers.keep_contents(&bases, now.collect::<Vec<_>>());
+        let set = set.and_then(|_| bases.settle_late(paths, applied));
+        set.map_err(SessionError::io("writing to", &self.directory.join("base")))
+    }
+
     /// Notes that an apply was taken back for these paths: what the session has there waits again.
     ///
     /// # Errors
