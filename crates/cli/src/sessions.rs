@@ -15,6 +15,7 @@ use crate::arguments::{DiscardArguments, PlaceOptions, SessionArguments, Session
 use crate::executor::store_directory;
 use crate::exit::Conclusion;
 use crate::failure::{self, Failure};
+use crate::rendering::steers;
 use crate::settings::state_directory;
 use crate::stdin;
 use crate::terminal::{Paint, Role, clean, is_terminal};
@@ -75,7 +76,7 @@ impl Place {
 /// A path as it is printed: what could steer a terminal is escaped.
 pub(crate) fn shown(path: &Path) -> String {
     match path.to_str() {
-        Some(text) if !text.chars().any(char::is_control) => clean(text),
+        Some(text) if !text.chars().any(steers) => clean(text),
         _ => format!("{:?}", path.display().to_string()),
     }
 }
@@ -360,5 +361,6 @@ mod tests {
     fn a_path_cannot_steer_the_terminal() {
         assert_eq!(shown(Path::new("a/b c")), "a/b c");
         assert_eq!(shown(Path::new("a\u{1b}[31m\n")), r#""a\u{1b}[31m\n""#);
+        assert_eq!(shown(Path::new("a\u{202e}txt")), r#""a\u{202e}txt""#);
     }
 }

@@ -12,9 +12,13 @@ mod exec;
 mod gate;
 mod harness;
 #[cfg(target_os = "linux")]
+mod hostile;
+#[cfg(target_os = "linux")]
 mod sandbox;
 mod signals;
 mod task;
 mod tensorlake;
 mod terminal;
+#[cfg(target_os = "linux")]
+mod trouble;
 mod usage;
