@@ -230,8 +230,12 @@ impl HostTree {
         if replaced.is_some()
             && let Some(parent) = self.parent(&step.path)?
         {
-            let old = self.calls.open(&parent, Path::new(name_of(&step.path)), OFlags::RDONLY)?;
-            self.calls.copy_attributes(&old, &new)?;
+            match self.calls.open(&parent, Path::new(name_of(&step.path)), OFlags::RDONLY) {
+                Ok(old) => self.calls.copy_attributes(&old, &new)?,
+                // It is something else by now, which is found out when it is put in its place.
+                Err(error) if is_replaced(&error) => {}
+                Err(error) => return Err(error),
+            }
         }
         Ok(())
     }
@@ -295,6 +299,10 @@ pub(crate) fn old_name(number: usize) -> String {
 
 fn placing(step: &Step) -> Action {
     if step.before.is_some() { Action::Replace } else { Action::Create }
+}
+
+fn is_replaced(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP))
 }
 
 fn allowed(result: io::Result<()>) -> io::Result<()> {

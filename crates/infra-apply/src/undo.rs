@@ -94,7 +94,10 @@ impl HostTree {
             let record = &journal.records[number];
             let there = self.see(&path).map_err(failed("reading", &path))?.map(|seen| seen.entry);
             let ours = record.after.as_ref().and_then(WrittenEntry::entry);
+            let before = record.before.as_ref().and_then(WrittenEntry::entry);
             let is_ours = match (&there, &ours) {
+                // Somebody has done it by hand.
+                _ if there == before => true,
                 // Something may have been put into a directory since: it goes only if it is empty.
                 (Some(Entry::Directory { .. }), Some(Entry::Directory { .. })) => true,
                 _ => there == ours,
@@ -105,7 +108,6 @@ impl HostTree {
             }
             match reversed(record, &path, there.clone()) {
                 Some(step) => steps.push(step),
-                // Somebody has done it by hand.
                 None => {
                     as_before.insert(record.path.clone());
                     undo.restored.push(AppliedPath {

@@ -298,6 +298,9 @@ impl World {
                 && seen_before.get(path) == before.get(path);
             let known = Base::Known(host.get(path).cloned());
             let bases = match (is_sure, host.contains_key(path)) {
+                // One that was moved here looks like a copy of one that the host has deleted, where the host made or
+                // deleted anything beside it in this use.
+                (true, false) if meanwhile.is_some() => vec![Base::Unknown, known],
                 (true, _) => vec![known],
                 // What is not there on the host is nothing that could be lost.
                 (false, false) => vec![Base::Unknown, known],
@@ -558,7 +561,7 @@ impl World {
         let chosen: Vec<&str> = paths.iter().map(|at| PATHS[*at]).collect();
         let is_chosen =
             |path: &Path| chosen.is_empty() || chosen.iter().any(|above| path.starts_with(above));
-        let meant = self
+        let mut meant = self
             .applies
             .iter()
             .rposition(|applied| applied.left.iter().any(|path| is_chosen(path)));
@@ -578,13 +581,24 @@ impl World {
             );
             match undone {
                 Ok(undone) => {
-                    assert_eq!(undone.of.as_str(), self.applies[meant.unwrap()].id);
+                    let of = |applied: &Applied| applied.id == undone.of.as_str();
+                    let of = self.applies.iter().position(of).unwrap();
+                    // Of newer ones nothing was left, or what was left is as before by other hands.
+                    for newer in &self.applies[of + 1..] {
+                        let mut left = newer.left.iter().filter(|path| is_chosen(path));
+                        assert!(left.all(|path| before.get(path) == newer.before.get(path)));
+                    }
+                    meant = Some(of);
                 }
                 Err(ReviewError::Apply(ApplyError::NothingApplied)) => {}
                 Err(error) => panic!("{error:?}"),
             }
         }
         let after = self.host();
+        if kill.is_some() && after != before {
+            let is_changed = |path: &PathBuf| before.get(path) != after.get(path);
+            meant = self.applies.iter().rposition(|applied| applied.left.iter().any(is_changed));
+        }
         let Some(meant) = meant else {
             assert_eq!(after, before);
             return;
@@ -615,6 +629,24 @@ impl World {
                 }
             }
         }
+        // What is as it was before without an undo counts as taken back, too.
+        let by_hand = applied.left.iter().filter(|path| {
+            is_chosen(path)
+                && !restored.contains(*path)
+                && after.get(*path) == applied.before.get(*path)
+        });
+        let by_hand: BTreeSet<PathBuf> = by_hand.cloned().collect();
+        if kill.is_none() {
+            restored.extend(by_hand);
+        } else {
+            for path in &by_hand {
+                if let Some(noted) = self.noted.get_mut(path) {
+                    let was = noted.before.iter().find(|(id, _)| *id == applied.id);
+                    let was = was.map(|(_, bases)| bases.clone()).unwrap_or_default();
+                    noted.bases.extend(was);
+                }
+            }
+        }
         for path in &restored {
             applied.left.remove(path);
             if let Some(noted) = self.noted.get_mut(path) {
@@ -623,11 +655,6 @@ impl World {
                     noted.bases = noted.before.drain(at..).next().unwrap().1;
                 }
             }
-        }
-        // What is as it was before without an undo is not to be taken back either.
-        let as_before = |path: &PathBuf| after.get(path) == applied.before.get(path);
-        if kill.is_none() {
-            applied.left.retain(|path| !is_chosen(path) || !as_before(path));
         }
         self.waits();
     }

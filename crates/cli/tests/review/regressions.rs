@@ -149,3 +149,18 @@ fn what_was_applied_by_a_program_that_was_killed_then_waits_after_an_undo() {
         assert!(project.join("d").is_file());
     }
 }
+
+#[test]
+fn what_somebody_has_taken_back_by_hand_is_not_in_the_way_of_an_undo() {
+    let made = used(1, Edit::Replace(text(0)));
+    let by_hand = Event::Host(1, None);
+    drop(live(&[
+        used(A, Edit::Write(text(1))),
+        apply(&[], None),
+        made,
+        apply(&[], None),
+        by_hand,
+        undo(None),
+        undo(None),
+    ]));
+}

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use forge_domain::{ApplyError, ApplyTarget, Content, Digest, Entry, Placed, Step};
-use pretty_assertions::assert_eq;
 
 use super::{Contents, Node, Nodes, Place, file, nodes, path, steps};
 
