@@ -278,3 +278,25 @@ for d in range(100):
     // Each takes about a second, on a slow disk some more; what grows with the square takes minutes.
     assert!(begin.elapsed() < crate::harness::PATIENCE, "{:?}", begin.elapsed());
 }
+
+#[test]
+fn a_directory_that_the_host_swapped_for_another_meanwhile_is_no_base() {
+    use std::io::Write;
+    let world = World::new();
+    world.write("project/d/file", "one\n");
+    world.write("project/other/file", "mine\n");
+    let script = "echo theirs >d/file; touch changed; read -r go";
+    let mut child =
+        world.forge(&["exec", "-c", script]).stdin(std::process::Stdio::piped()).spawn().unwrap();
+    crate::harness::wait_until("it was changed", || {
+        let sessions = fs::read_dir(sessions(&world)).map(|all| all.flatten().collect::<Vec<_>>());
+        sessions.unwrap_or_default().iter().any(|entry| entry.path().join("upper/changed").exists())
+    });
+    fs::rename(world.project().join("d"), world.project().join("aside")).unwrap();
+    fs::rename(world.project().join("other"), world.project().join("d")).unwrap();
+    child.stdin.take().unwrap().write_all(b"go\n").unwrap();
+    assert_eq!(crate::harness::wait(child).code, Some(0));
+    let ended = applied(&world, &[], 1);
+    assert!(ended.stderr.contains("d/file: left as it is"), "{}", ended.stderr);
+    assert_eq!(read(&world, "d/file").unwrap(), "mine\n");
+}

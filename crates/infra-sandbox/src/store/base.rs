@@ -45,6 +45,11 @@ impl Moment {
         Ok(Self { seconds: metadata.mtime(), nanoseconds: metadata.mtime_nsec() })
     }
 
+    fn written(stat: &Statx) -> Self {
+        let time = stat.stx_mtime;
+        Self { seconds: time.tv_sec, nanoseconds: i64::from(time.tv_nsec) }
+    }
+
     fn changed(stat: &Statx) -> Self {
         let time = stat.stx_ctime;
         Self { seconds: time.tv_sec, nanoseconds: i64::from(time.tv_nsec) }
@@ -228,7 +233,8 @@ impl Bases {
         match entry(lower, path) {
             Ok(Some((found, stat)))
                 // Where both have the same now, both go on from there.
-                if Moment::changed(&stat) <= since || has(upper, path, &found) =>
+                if Moment::changed(&stat) <= since && !is_elsewhere(lower, path, since)
+                    || has(upper, path, &found) =>
             {
                 if let Entry::File { size_bytes, digest, .. } = found
                     && size_bytes <= MAX_KEPT_BYTES
@@ -361,6 +367,20 @@ impl Bases {
         write_private(&new, &serde_json::to_vec(&manifest)?)?;
         fs::rename(new, path)
     }
+}
+
+/// Whether something above a path may be another directory than it was: a renaming changes the time of the directory
+/// that is renamed, and writes to the one that it is in, and leaves what is beneath it as it is.
+fn is_elsewhere(layer: BorrowedFd<'_>, path: &Path, since: Moment) -> bool {
+    let stat = |path: &Path| {
+        let directory = Directory::open(layer, path).ok()??;
+        directory.stat(OsStr::new(".")).ok()?
+    };
+    let above = path.ancestors().skip(1).filter(|above| !above.as_os_str().is_empty());
+    above.filter_map(|above| Some((above, above.parent()?))).any(|(directory, parent)| {
+        let is_changed = stat(directory).is_none_or(|stat| Moment::changed(&stat) > since);
+        is_changed && stat(parent).is_none_or(|stat| Moment::written(&stat) > since)
+    })
 }
 
 /// Whether nothing has come or gone since then in the nearest directory above a path that is there.
