@@ -188,8 +188,15 @@ impl Review {
             self.session.settle(&self.layers, paths, None)?;
         }
         if let Some(applied) = applied {
-            let paths: Vec<_> = applied.paths.iter().filter_map(|one| based(&one.path)).collect();
+            let mut paths: Vec<_> =
+                applied.paths.iter().filter_map(|one| based(&one.path)).collect();
             dealt_with(paths.len());
+            // A directory that went with what was in it: neither side has it now.
+            let is_gone = |one: &&AppliedPath| {
+                one.after.is_none() && !candidates.contains_key(one.path.as_path())
+            };
+            let gone = applied.paths.iter().filter(is_gone);
+            paths.extend(gone.map(|one| (one.path.as_path().to_path_buf(), Base::Absent)));
             self.session.settle(&self.layers, paths, Some(&applied.id))?;
             self.tree.note(&applied.id)?;
         }

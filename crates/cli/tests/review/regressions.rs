@@ -164,3 +164,14 @@ fn what_somebody_has_taken_back_by_hand_is_not_in_the_way_of_an_undo() {
         undo(None),
     ]));
 }
+
+#[test]
+fn a_file_in_the_place_of_a_directory_whose_removal_was_applied_is_new() {
+    let (project, _world) = lived(&[
+        used(D, Edit::Remove),
+        apply(&[], None),
+        used(D, Edit::Replace(text(0))),
+        apply(&[], None),
+    ]);
+    assert!(project.join("d").is_file());
+}
