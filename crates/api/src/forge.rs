@@ -72,7 +72,7 @@ impl ForgeAPI {
         let workspace = host.locate_workspace(&directory).await?;
         #[cfg(target_os = "linux")]
         if let ExecutorConfig::Sandbox(config) = &executor {
-            recover(&workspace.root, &config.state_directory).await;
+            recover(&workspace.root, config).await;
         }
         let executor = Executor::new(&executor, &workspace)?;
         let model: Option<Arc<dyn LanguageModel>> = match (language_model, model) {
@@ -215,14 +215,17 @@ impl ForgeAPI {
 
 /// Takes an apply back, or finishes it, that was killed in the middle.
 #[cfg(target_os = "linux")]
-async fn recover(workspace: &std::path::Path, state_directory: &std::path::Path) {
-    use forge_domain::{ApplyError, ApplyTarget};
-    let Ok(tree) = forge_infra_apply::HostTree::open(workspace, state_directory) else { return };
-    if !tree.is_pending() {
-        return;
-    }
-    match tokio::task::spawn_blocking(move || tree.recover()).await {
-        Ok(Err(ApplyError::Busy) | Ok(false)) | Err(_) => {}
+async fn recover(workspace: &std::path::Path, config: &forge_infra_sandbox::SandboxConfig) {
+    use forge_domain::ApplyError;
+    use forge_infra_sandbox::SessionStore;
+
+    use crate::ReviewError;
+    let (workspace, state) = (workspace.to_path_buf(), config.state_directory.clone());
+    let store = SessionStore::new(&state).helper(config.helper.clone());
+    let recovered =
+        tokio::task::spawn_blocking(move || crate::recover_applies(&store, &workspace, &state));
+    match recovered.await {
+        Ok(Err(ReviewError::Apply(ApplyError::Busy)) | Ok(false)) | Err(_) => {}
         Ok(Ok(true)) => tracing::warn!("An apply that was interrupted was recovered from."),
         Ok(Err(error)) => {
             tracing::warn!(%error, "An apply that was interrupted could not be recovered from.");

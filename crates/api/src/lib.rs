@@ -62,7 +62,7 @@ pub use forge_infra_tensorlake::{
     TensorlakeEnvironment, wait_for_reapers,
 };
 #[cfg(target_os = "linux")]
-pub use review::{ApplyReport, Review, ReviewError};
+pub use review::{ApplyReport, Review, ReviewError, recover_applies, undo_apply};
 /// What holds a key in a [`ModelConfig`] or [`TensorlakeConfig`].
 pub use secrecy::SecretString;
 pub use turn::{Turn, TurnCanceller};

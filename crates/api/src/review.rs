@@ -9,17 +9,20 @@ use std::path::{Path, PathBuf};
 
 use forge_app::review::{self, Candidate, Choices, Left, Plan, Reason, Trees, Version};
 use forge_domain::{
-    Applied, ApplyContents, ApplyError, ApplyTarget, Base, ChangesError, Entry, PathRefusal,
-    ReviewedPath, Undo,
+    Applied, AppliedPath, ApplyContents, ApplyError, ApplyTarget, Base, ChangesError, Entry,
+    PathRefusal, ReviewedPath, SessionId, Undo,
 };
 use forge_infra_apply::HostTree;
-use forge_infra_sandbox::{OpenSession, SessionError, SessionLayers, StoredSummary};
+use forge_infra_sandbox::{OpenSession, SessionError, SessionLayers, SessionStore, StoredSummary};
 use thiserror::Error;
 
 use crate::{Executor, ForgeAPI};
 
-/// So often is planned anew where the workspace was changed meanwhile.
-const MAX_ATTEMPTS: usize = 5;
+/// So often is planned anew where the workspace was changed meanwhile. Each time less is tried.
+const MAX_ATTEMPTS: usize = 100;
+
+/// So often where there is nothing to be left out.
+const MAX_FUTILE_ATTEMPTS: usize = 5;
 
 /// Why changes could not be brought to the host.
 #[derive(Debug, Error)]
@@ -139,6 +142,8 @@ impl<'a> Review<'a> {
     ) -> Result<Self, ReviewError> {
         let tree = HostTree::open(workspace, state_directory)?;
         tree.recover()?;
+        let is_told = tell(&tree, &session, &layers)?;
+        let layers = if is_told { session.reread(layers) } else { layers };
         let changes = layers.changes().map_err(ReviewError::Read)?;
         let mut review = Self {
             session,
@@ -221,7 +226,12 @@ impl<'a> Review<'a> {
                     return Ok(ApplyReport { plan, applied: Some(applied) });
                 }
                 Err(ApplyError::Changed { paths }) if attempt < MAX_ATTEMPTS => {
+                    let known = choices.changed.len();
                     choices.changed.extend(paths.iter().map(|path| path.as_path().to_path_buf()));
+                    // A directory that was made above something, say: what is planned next knows of it.
+                    if choices.changed.len() == known && attempt >= MAX_FUTILE_ATTEMPTS {
+                        return Err(ApplyError::Changed { paths }.into());
+                    }
                 }
                 Err(error) => return Err(error.into()),
             }
@@ -247,9 +257,17 @@ impl<'a> Review<'a> {
             self.session.settle(&self.layers, paths, None)?;
         }
         if let Some(applied) = applied {
-            let paths: Vec<_> = applied.paths.iter().filter_map(|one| based(&one.path)).collect();
+            let mut paths: Vec<_> =
+                applied.paths.iter().filter_map(|one| based(&one.path)).collect();
             dealt_with(paths.len());
+            // A directory that went with what was in it: neither side has it now.
+            let is_gone = |one: &&AppliedPath| {
+                one.after.is_none() && !candidates.contains_key(one.path.as_path())
+            };
+            let gone = applied.paths.iter().filter(is_gone);
+            paths.extend(gone.map(|one| (one.path.as_path().to_path_buf(), Base::Absent)));
             self.session.settle(&self.layers, paths, Some(&applied.id))?;
+            self.tree.note(&applied.id)?;
         }
         Ok(())
     }
@@ -268,6 +286,7 @@ impl<'a> Review<'a> {
         let undo = self.tree.undo(Some(self.session.id().as_str()), is_chosen, is_forced)?;
         let restored = undo.restored.iter().map(|restored| restored.path.as_path());
         self.session.unsettle(restored, &undo.of)?;
+        undo.id.as_ref().map_or(Ok(()), |id| self.tree.note(id))?;
         Ok(undo)
     }
 
@@ -289,6 +308,127 @@ impl<'a> Review<'a> {
         session.end()?;
         Ok(())
     }
+}
+
+/// Takes the newest apply to a workspace back which was not taken back yet, or these paths of it: that of a session,
+/// or of whichever it was. What the session changed there waits again; one that is not there any more is not needed.
+/// It blocks.
+///
+/// # Errors
+/// As [`ApplyTarget::undo`]; or the session is in use.
+pub fn undo_apply(
+    store: &SessionStore,
+    workspace: &Path,
+    state_directory: &Path,
+    session: Option<&SessionId>,
+    is_chosen: &dyn Fn(&ReviewedPath) -> bool,
+    is_forced: &dyn Fn(&ReviewedPath) -> bool,
+) -> Result<Undo, ReviewError> {
+    let tree = HostTree::open(workspace, state_directory)?;
+    tree.recover()?;
+    let session = match session {
+        Some(session) => session.as_str().to_owned(),
+        None => tree.newest_session(is_chosen)?.ok_or(ApplyError::NothingApplied)?,
+    };
+    if let Some(open) = opened(store, &session)? {
+        let review = Review::new(open, workspace, state_directory)?;
+        let undo = review.undo(is_chosen, is_forced)?;
+        review.close()?;
+        return Ok(undo);
+    }
+    let undo = tree.undo(Some(&session), is_chosen, is_forced)?;
+    undo.id.as_ref().map_or(Ok(()), |id| tree.note(id))?;
+    Ok(undo)
+}
+
+/// Finishes or takes back an apply that was killed in the middle, tells the sessions what became of theirs, and says
+/// whether there was anything to be done. A session that is in use is told later. It blocks.
+///
+/// # Errors
+/// As [`ApplyTarget::recover`]; or a session cannot be told.
+pub fn recover_applies(
+    store: &SessionStore,
+    workspace: &Path,
+    state_directory: &Path,
+) -> Result<bool, ReviewError> {
+    let tree = HostTree::open(workspace, state_directory)?;
+    if !tree.is_pending() && !tree.is_unnoted() {
+        return Ok(false);
+    }
+    let mut is_done = tree.recover()?;
+    for one in tree.unnoted()? {
+        match opened(store, &one.session) {
+            Ok(Some(open)) => {
+                let layers = open.layers_to_read()?;
+                is_done |= tell(&tree, &open, &layers)?;
+                let changes = open.layers_to_read()?.changes().map_err(ReviewError::Read)?;
+                let changed_files = changes.changes.len() as u64;
+                let ignored_files = changes.ignored_files;
+                open.set_summary(StoredSummary { changed_files, ignored_files })?;
+                open.end()?;
+            }
+            Ok(None) => tree.note(&one.id)?,
+            Err(SessionError::Busy { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(is_done)
+}
+
+/// A session, locked; `None` where it is not there any more.
+fn opened(store: &SessionStore, session: &str) -> Result<Option<OpenSession>, SessionError> {
+    let Ok(id) = SessionId::parse(session) else { return Ok(None) };
+    match store.lock(&id) {
+        Ok(open) => Ok(Some(open)),
+        Err(SessionError::NotFound { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Tells a session what was applied for it and taken back by processes that were killed before they could.
+fn tell(
+    tree: &HostTree,
+    session: &OpenSession,
+    layers: &SessionLayers,
+) -> Result<bool, ReviewError> {
+    if !tree.is_unnoted() {
+        return Ok(false);
+    }
+    let mut is_told = false;
+    for one in tree.unnoted()?.iter().filter(|one| one.session == session.id().as_str()) {
+        let paths = one.paths.iter().map(|path| path.path.as_path());
+        match &one.undoes {
+            Some(undone) => session.unsettle(paths, undone)?,
+            None => session.settle_late(layers, as_applied(layers, &one.paths)?, &one.id)?,
+        }
+        tree.note(&one.id)?;
+        is_told = true;
+    }
+    Ok(is_told)
+}
+
+/// The paths of which the session still has what was applied, or what was merged.
+fn as_applied(
+    layers: &SessionLayers,
+    paths: &[AppliedPath],
+) -> Result<Vec<(PathBuf, Base, Base)>, ReviewError> {
+    let mut found = Vec::new();
+    for one in paths {
+        let path = one.path.as_path();
+        let entry = layers.entry(path).map_err(ReviewError::Read)?;
+        let is_same = match (&entry, &one.after) {
+            (Some(Entry::File { digest, .. }), Some(Entry::File { digest: applied, .. })) => {
+                digest == applied || Some(*digest) == one.merged
+            }
+            (Some(Entry::Directory { .. }), Some(Entry::Directory { .. })) => true,
+            (entry, applied) => entry == applied,
+        };
+        if is_same {
+            let base = |entry: Option<Entry>| entry.map_or(Base::Absent, Base::Known);
+            found.push((path.to_path_buf(), base(entry), base(one.before.clone())));
+        }
+    }
+    Ok(found)
 }
 
 struct SessionTrees<'a> {

@@ -1,19 +1,20 @@
 //! `forge apply`: what a session has changed, brought to the project, and back.
 
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use forge_api::planning::{Choices, Conflict, Left, Plan, Reason, Resolution};
 use forge_api::{
-    Applied, AppliedPath, ApplyError, ApplyReport, ApplyTarget, BranchName, Entry, HostTree,
-    OutputStream, Placed, Review, ReviewError, ReviewedPath, SessionSummary, Step, Undo,
+    Applied, AppliedPath, ApplyError, ApplyReport, BranchName, Entry, OutputStream, Placed, Review,
+    ReviewError, ReviewedPath, SessionError, SessionId, SessionStore, Step, Undo, recover_applies,
+    undo_apply,
 };
 
 use crate::arguments::ApplyArguments;
 use crate::commits::{self, Listed};
-use crate::diff::{chosen, targets};
+use crate::diff::{beneath, chosen, targets};
 use crate::executor::store_directory;
 use crate::exit::Conclusion;
 use crate::failure::{self, Failure};
@@ -33,13 +34,12 @@ const MAX_LISTED: usize = 100;
 pub(crate) async fn apply(arguments: ApplyArguments) -> Result<Conclusion, Failure> {
     let place = Place::of(&arguments.common).await?;
     let (named, paths) = targets(&place, arguments.session.as_deref(), &arguments.paths);
-    let session = match arguments.undo {
-        true => applied_last(&place, named.as_deref())?,
-        false => place.session(named.as_deref())?,
-    };
     let said =
         Said::new(Paint::choose(arguments.common.color.unwrap_or_default(), OutputStream::Stderr));
-    let Some(session) = session else {
+    if arguments.undo {
+        return take_back(&place, named.as_deref(), &paths, arguments, said).await;
+    }
+    let Some(session) = place.session(named.as_deref())? else {
         failure::note("there is nothing to apply", said.paint);
         return Ok(Conclusion::Done);
     };
@@ -61,29 +61,15 @@ pub(crate) async fn apply(arguments: ApplyArguments) -> Result<Conclusion, Failu
     };
     let state = store_directory()?;
     let open = place.store.lock(&session.id)?;
-    let all = (choices.paths.is_empty() && !arguments.undo).then(|| session.clone());
+    let all = choices.paths.is_empty().then(|| session.clone());
     let (is_dry, paint) = (arguments.dry_run, said.paint);
-    // Files are read and written: not on a thread that has others to serve.
     let work = move || {
         let review = Review::new(open, &session.workspace, &state)?;
-        let conclusion = if arguments.undo {
-            undo(&review, &choices, arguments.force, &said).map(Some)
-        } else {
-            carry_out(&review, &arguments, choices, &said)
-        };
+        let conclusion = carry_out(&review, &arguments, choices, &said);
         review.close()?;
         conclusion
     };
-    let files = match tokio::task::spawn_blocking(work).await {
-        Ok(conclusion) => conclusion?,
-        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-        Err(error) => {
-            return Err(Failure::System {
-                what: "the changes cannot be applied",
-                source: std::io::Error::other(error),
-            });
-        }
-    };
+    let files = blocking(work).await?;
     // Who has said no to the files has said no.
     let Some(files) = files else { return Ok(Conclusion::NotDone) };
     let Some(session) = all else { return Ok(files) };
@@ -97,6 +83,20 @@ pub(crate) async fn apply(arguments: ApplyArguments) -> Result<Conclusion, Failu
     }
 }
 
+/// Does what reads and writes files, on a thread that has nobody else to serve.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Err(error) => Err(Failure::System {
+            what: "the changes cannot be applied",
+            source: std::io::Error::other(error),
+        }),
+    }
+}
+
 fn branch_name(text: &str) -> Result<BranchName, Failure> {
     BranchName::parse(text).map_err(|refusal| {
         Failure::Usage(format!("{text:?} cannot be the name of a branch: {refusal}"))
@@ -105,35 +105,65 @@ fn branch_name(text: &str) -> Result<BranchName, Failure> {
 
 /// Takes an apply back, or finishes it, that was killed in the middle. What cannot be done is said.
 pub(crate) fn recover(workspace: &Path, state_directory: &Path) {
-    // One name is looked at where nothing is pending.
-    let Ok(tree) = HostTree::open(workspace, state_directory) else { return };
-    if !tree.is_pending() {
-        return;
-    }
+    let store = SessionStore::new(state_directory);
+    let recovered = recover_applies(&store, workspace, state_directory);
     let paint = Paint::choose(crate::arguments::ColorWhen::Auto, OutputStream::Stderr);
-    match tree.recover() {
+    match recovered {
         Ok(true) => failure::note(
             "an apply that was interrupted was recovered from: forge diff shows what waits",
             paint,
         ),
         // Somebody has done it just now, or does.
-        Ok(false) | Err(ApplyError::Busy) => {}
-        Err(error) => {
-            let failure = Failure::from(ReviewError::from(error));
-            failure::warn(&failure.message(), paint);
-        }
+        Ok(false) | Err(ReviewError::Apply(ApplyError::Busy)) => {}
+        Err(error) => failure::warn(&Failure::from(error).message(), paint),
     }
 }
 
-/// The session whose apply is meant: one that is named, or the newest of the workspace.
-fn applied_last(place: &Place, named: Option<&str>) -> Result<Option<SessionSummary>, Failure> {
-    match (place.session(named)?, &place.workspace) {
-        (Some(session), _) => Ok(Some(session)),
-        (None, Some(workspace)) => {
-            let sessions = place.store.list()?.sessions;
-            Ok(sessions.into_iter().find(|session| session.workspace == *workspace))
+/// `forge apply --undo`: of the session that is named, or the newest apply to the workspace, whether its session is
+/// still there or not.
+async fn take_back(
+    place: &Place,
+    named: Option<&str>,
+    paths: &[PathBuf],
+    arguments: ApplyArguments,
+    said: Said,
+) -> Result<Conclusion, Failure> {
+    let session = named.map(|named| named_session(&place.store, named)).transpose()?;
+    let found = session.as_ref().and_then(|id| place.store.find(id).ok());
+    let workspace = match (found, &place.workspace) {
+        (Some(session), _) => session.workspace,
+        (None, Some(workspace)) => workspace.clone(),
+        (None, None) => {
+            let message = "this directory is no workspace; name one with -C";
+            return Err(Failure::Usage(message.to_owned()));
         }
-        (None, None) => Ok(None),
+    };
+    let paths = beneath(&workspace, &arguments.common, paths)?;
+    if arguments.force && paths.is_empty() {
+        let message = "--force is for paths that are named: forge apply --undo --force PATH";
+        return Err(Failure::Usage(message.to_owned()));
+    }
+    let (store, state) = (place.store.clone(), store_directory()?);
+    let work = move || {
+        let is_chosen = |path: &ReviewedPath| {
+            let path = path.as_path();
+            paths.is_empty() || paths.iter().any(|above| path.starts_with(above))
+        };
+        let is_forced = |_: &ReviewedPath| arguments.force;
+        let session = session.as_ref();
+        said.undone(undo_apply(&store, &workspace, &state, session, &is_chosen, &is_forced)?)
+    };
+    blocking(work).await
+}
+
+/// A session by its name, which may be that of one that is not there any more.
+fn named_session(store: &SessionStore, text: &str) -> Result<SessionId, Failure> {
+    match store.resolve(text) {
+        Ok(id) => Ok(id),
+        Err(error @ SessionError::NotFound { .. }) => {
+            SessionId::parse(text).map_err(|_| error.into())
+        }
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -175,41 +205,6 @@ fn carry_out(
 
 fn concluded(plan: &Plan) -> Conclusion {
     if plan.left.is_empty() { Conclusion::Done } else { Conclusion::NotDone }
-}
-
-/// Takes the newest apply back, or these paths of it.
-///
-/// # Errors
-/// There is none, or it could not be taken back: nothing was.
-pub(crate) fn undo(
-    review: &Review<'_>,
-    choices: &Choices,
-    force: bool,
-    said: &Said,
-) -> Result<Conclusion, Failure> {
-    if force && choices.paths.is_empty() {
-        let message = "--force is for paths that are named: forge apply --undo --force PATH";
-        return Err(Failure::Usage(message.to_owned()));
-    }
-    let is_chosen = |path: &ReviewedPath| {
-        let path = path.as_path();
-        choices.paths.is_empty() || choices.paths.iter().any(|above| path.starts_with(above))
-    };
-    let Undo { restored, changed, of: _ } = review.undo(&is_chosen, &|_| force)?;
-    print(&done(&restored))?;
-    for path in &changed {
-        let path = shown(path.as_path());
-        failure::warn(
-            &format!(
-                "{path} was changed since and stays as it is; with --force and its name it is taken back, too"
-            ),
-            said.paint,
-        );
-    }
-    let count = files(&restored);
-    let paths = plural(count, "path is", "paths are");
-    failure::note(&format!("{count} {paths} as before; the session keeps its changes"), said.paint);
-    Ok(if changed.is_empty() { Conclusion::Done } else { Conclusion::NotDone })
 }
 
 /// A line a path: what is done to it, as `git status` abbreviates it.
@@ -275,6 +270,28 @@ impl Said {
         self.marked(plan);
         self.left(&plan.left);
         self.sum(applied.as_ref(), plan);
+    }
+
+    /// Says what an undo did.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub(crate) fn undone(&self, undo: Undo) -> Result<Conclusion, Failure> {
+        let Undo { restored, changed, id: _, of: _ } = undo;
+        print(&done(&restored))?;
+        for path in &changed {
+            let path = shown(path.as_path());
+            failure::warn(
+                &format!(
+                    "{path} was changed since and stays as it is; with --force and its name it is taken back, too"
+                ),
+                self.paint,
+            );
+        }
+        let count = files(&restored);
+        let paths = plural(count, "path is", "paths are");
+        failure::note(&format!("{count} {paths} as before"), self.paint);
+        Ok(if changed.is_empty() { Conclusion::Done } else { Conclusion::NotDone })
     }
 
     /// Asks what of a plan is to be done; no is a no to all of it.

@@ -390,6 +390,18 @@ impl Choice {
         warnings
     }
 
+    /// What is worth a word to whoever sits there, and none in a log.
+    pub(crate) fn note(&self) -> Option<&'static str> {
+        match self {
+            Self::Local => {
+                Some("--local has no review: what commands change is changed at once, for good")
+            }
+            #[cfg(target_os = "linux")]
+            Self::Sandbox(_) => None,
+            Self::Tensorlake(_) => None,
+        }
+    }
+
     /// Whether the environment is to outlive this run.
     pub(crate) fn is_kept(&self) -> bool {
         match self {

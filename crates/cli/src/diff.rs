@@ -136,6 +136,15 @@ pub(crate) fn chosen(
     options: &PlaceOptions,
     paths: &[PathBuf],
 ) -> Result<Vec<PathBuf>, Failure> {
+    beneath(&session.workspace, options, paths)
+}
+
+/// The same, relative to a workspace.
+pub(crate) fn beneath(
+    workspace: &Path,
+    options: &PlaceOptions,
+    paths: &[PathBuf],
+) -> Result<Vec<PathBuf>, Failure> {
     if paths.is_empty() {
         return Ok(Vec::new());
     }
@@ -146,8 +155,8 @@ pub(crate) fn chosen(
     })?;
     let relative = |path: &PathBuf| {
         let absolute = normalized(&start.join(path));
-        absolute.strip_prefix(&session.workspace).map(Path::to_path_buf).map_err(|_| {
-            let workspace = session.workspace.display();
+        absolute.strip_prefix(workspace).map(Path::to_path_buf).map_err(|_| {
+            let workspace = workspace.display();
             Failure::Usage(format!(
                 "{} is not in the workspace of this session, {workspace}",
                 shown(path)

@@ -8,7 +8,7 @@ use forge_api::{
     SessionSummary, Signal,
 };
 
-use crate::apply::{Said, undo};
+use crate::apply::Said;
 use crate::closing::{Closed, End, Left};
 use crate::commits;
 use crate::executor::store_directory;
@@ -138,9 +138,9 @@ impl Pending {
     /// There is none, or it could not be taken back: nothing was.
     pub(crate) async fn undo(&mut self, api: &ForgeAPI, paint: Paint) -> Result<(), Failure> {
         let said = Said::new(paint);
-        let undone = api.review(move |review| undo(review, &Choices::default(), false, &said));
-        match undone.await? {
-            Some(undone) => undone.map(drop)?,
+        let undone = api.review(|review| review.undo(&|_| true, &|_| false)).await?;
+        match undone {
+            Some(undone) => drop(said.undone(undone?)?),
             None => failure::note("nothing was applied in this session", paint),
         }
         self.known = planned(api).await?;

@@ -12,7 +12,7 @@ use crate::choice::{self, ChoiceError};
 use crate::exit::{Conclusion, ExitCode, Verb};
 use crate::failure::{self, Failure};
 use crate::settings::{Settings, SettingsError};
-use crate::terminal::{self, Paint};
+use crate::terminal::{self, Paint, is_terminal};
 use crate::writer::{self, WriteError};
 #[cfg(target_os = "linux")]
 use crate::{doctor, sessions};
@@ -180,6 +180,11 @@ where
         }
         for warning in settings.choice.warnings() {
             failure::warn(warning, paint);
+        }
+        if let Some(note) = settings.choice.note()
+            && (is_terminal(OutputStream::Stderr) || settings.verbose > 0)
+        {
+            failure::note(note, paint);
         }
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()

@@ -16,6 +16,7 @@ use crate::commits;
 use crate::executor::store_directory;
 use crate::exit::Conclusion;
 use crate::failure::{self, Failure};
+use crate::rendering::steers;
 use crate::settings::state_directory;
 use crate::stdin;
 use crate::terminal::{Paint, Role, clean, is_terminal};
@@ -76,7 +77,7 @@ impl Place {
 /// A path as it is printed: what could steer a terminal is escaped.
 pub(crate) fn shown(path: &Path) -> String {
     match path.to_str() {
-        Some(text) if !text.chars().any(char::is_control) => clean(text),
+        Some(text) if !text.chars().any(steers) => clean(text),
         _ => format!("{:?}", path.display().to_string()),
     }
 }
@@ -96,15 +97,35 @@ pub(crate) async fn discard(arguments: DiscardArguments) -> Result<Conclusion, F
         failure::note("there is nothing to discard", paint);
         return Ok(Conclusion::Done);
     };
-    let count = place
-        .store
-        .layers(&session.id)?
-        .changes()
-        .map_err(|source| Failure::System { what: "the changes cannot be read", source })?;
-    let (changed, ignored) = (count.changes.len() as u64, count.ignored_files);
-    let held = commits::held(changed, ignored, commits::waiting(&place.store, &session.id));
-    let what = format!("{held} of session {}", session.id);
-    if !arguments.force && !asked(&format!("Discard {what}?"), paint)? {
+    let count = place.store.layers(&session.id).and_then(|layers| {
+        layers.changes().map_err(|source| SessionError::Io {
+            operation: "reading the changes in",
+            path: session.workspace.clone(),
+            source,
+        })
+    });
+    let (what, is_lost) = match count {
+        Ok(count) => {
+            let (changed, ignored) = (count.changes.len() as u64, count.ignored_files);
+            let waiting = commits::waiting(&place.store, &session.id);
+            let is_lost = (changed, ignored) != (0, 0) || waiting.is_some();
+            (
+                format!("{} of session {}", commits::held(changed, ignored, waiting), session.id),
+                is_lost,
+            )
+        }
+        // Its workspace has moved or is gone, say: who knows what is in it drops it all the same.
+        Err(error) if arguments.force => {
+            failure::warn(&Failure::from(error).message(), paint);
+            (format!("all changes of session {}", session.id), true)
+        }
+        Err(error) => {
+            failure::note("--force discards it without a look at what it holds", paint);
+            return Err(error.into());
+        }
+    };
+    // What was applied is in the project, and nothing else is lost.
+    if is_lost && !arguments.force && !asked(&format!("Discard {what}?"), paint)? {
         return Ok(Conclusion::NotDone);
     }
     let open = place.store.lock(&session.id)?;
@@ -349,5 +370,6 @@ mod tests {
     fn a_path_cannot_steer_the_terminal() {
         assert_eq!(shown(Path::new("a/b c")), "a/b c");
         assert_eq!(shown(Path::new("a\u{1b}[31m\n")), r#""a\u{1b}[31m\n""#);
+        assert_eq!(shown(Path::new("a\u{202e}txt")), r#""a\u{202e}txt""#);
     }
 }

@@ -59,7 +59,7 @@ pub use review::{
     Applied, AppliedId, AppliedPath, ApplyContents, ApplyError, ApplyTarget, Base, BranchName,
     BroughtRefs, CommitTarget, CommitsError, Content, Digest, Entry, GitObjectId, PathRefusal,
     Placed, RefRefusal, RepositoryRefs, ReviewedPath, SessionRef, SessionRefName, Step, Undo,
-    session_refs,
+    Unnoted, session_refs,
 };
 pub use search::{
     CaseSensitivity, IgnoreRules, Search, SearchError, SearchMatch, SearchOutcome, SearchQuery,

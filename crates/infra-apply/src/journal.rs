@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use forge_domain::{Digest, Entry, ReviewedPath};
+use forge_domain::{AppliedPath, Digest, Entry, ReviewedPath};
 use serde::{Deserialize, Serialize};
 
 use crate::calls::{Calls, Identity};
@@ -50,6 +50,9 @@ pub(crate) struct Record {
     pub(crate) after: Option<WrittenEntry>,
     /// What was staged for it.
     pub(crate) new: Option<Identity>,
+    /// The digest of what the session had, where that was merged with what was there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) merged: Option<String>,
     /// It was a directory that turned out not to be empty, and stays.
     #[serde(default)]
     pub(crate) skipped: bool,
@@ -82,6 +85,18 @@ impl Journal {
         }
     }
 
+    /// What is another than it was.
+    pub(crate) fn changed(&self) -> Vec<AppliedPath> {
+        let entry = |written: &Option<WrittenEntry>| written.as_ref().and_then(WrittenEntry::entry);
+        let changed = self.records.iter().filter(|record| !record.skipped);
+        let path = |record: &Record| {
+            let (before, after) = (entry(&record.before), entry(&record.after));
+            let merged = record.merged.as_deref().and_then(Digest::parse);
+            Some(AppliedPath { path: record.path.reviewed().ok()?, before, after, merged })
+        };
+        changed.filter_map(path).collect()
+    }
+
     pub(crate) fn write(&self, calls: &Calls, directory: impl AsFd) -> io::Result<()> {
         calls.write(directory, FILE, &serde_json::to_vec(self)?)
     }
@@ -96,7 +111,7 @@ impl Journal {
 }
 
 /// A path as text where it is UTF-8, for people who look into the file; else as its bytes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) enum WrittenPath {
     #[serde(rename = "text")]
     Text(String),

@@ -12,6 +12,7 @@
 mod calls;
 mod errors;
 mod journal;
+mod modes;
 mod place;
 mod recovery;
 mod stage;

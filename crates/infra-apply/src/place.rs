@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use crate::calls::kind;
 use crate::errors::failed;
-use crate::journal::{Action, Journal, Record, WrittenEntry};
+use crate::journal::{Action, Journal, Record};
 use crate::stage::{new_name, old_name};
 use crate::tree::{HostTree, Seen, name_of};
 
@@ -34,6 +34,7 @@ impl HostTree {
         let staging = staging.ok_or_else(|| {
             failed("opening what was staged in", &self.path)(io::ErrorKind::NotFound.into())
         })?;
+        self.open_up(&journal.records)?;
         for (number, (record, seen)) in journal.records.iter_mut().zip(seen).enumerate() {
             let path = record.path.reviewed().map_err(failed("reading", &self.path))?;
             let placed = self.place(&staging, number, record, &path, seen.as_ref());
@@ -43,7 +44,7 @@ impl HostTree {
                 Outcome::Changed => return Err(ApplyError::Changed { paths: vec![path] }),
             }
         }
-        Ok(())
+        self.set_modes(&journal.records)
     }
 
     fn place(
@@ -90,15 +91,11 @@ impl HostTree {
                 self.calls.rename(here, (staging, old.as_ref()))?;
                 self.verify(staging, &old, seen)
             }
-            Action::Mode => {
-                let Ok(directory) = self.calls.open_directory(here.0, Path::new(here.1)) else {
-                    return Ok(Outcome::Changed);
-                };
-                if let Some(WrittenEntry::Directory { mode }) = record.after {
-                    self.calls.set_mode(&directory, mode)?;
-                }
-                Ok(Outcome::Placed)
-            }
+            // When everything is in it.
+            Action::Mode => match self.calls.open_directory(here.0, Path::new(here.1)) {
+                Ok(_) => Ok(Outcome::Placed),
+                Err(_) => Ok(Outcome::Changed),
+            },
         }
     }
 

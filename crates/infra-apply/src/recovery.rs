@@ -2,17 +2,18 @@
 //!
 //! Both can be interrupted and done again: what is to be done is read from where things are, by their inodes.
 
+use std::collections::HashSet;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use forge_domain::{ApplyError, Entry};
+use forge_domain::{AppliedId, ApplyError, Entry, Unnoted};
 use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 
 use crate::calls::{Identity, kind};
 use crate::errors::failed;
-use crate::journal::{Action, Journal, Phase, Record, WrittenEntry};
+use crate::journal::{Action, Journal, Phase, Record, WrittenEntry, WrittenPath};
 use crate::place::is;
 use crate::stage::{new_name, old_name};
 use crate::tree::{HostTree, Journals, PENDING, STAGING, name_of};
@@ -55,12 +56,20 @@ impl HostTree {
             let path = path.to_path_buf();
             move |source| ApplyError::Incomplete { operation: "restoring", path, source }
         };
+        let not_restored = |error| match error {
+            ApplyError::Io { operation, path, source } => {
+                ApplyError::Incomplete { operation, path, source }
+            }
+            other => other,
+        };
         let staging = self.staging(&journal.id).map_err(incomplete(&self.path))?;
         if let Some(staging) = &staging {
+            self.open_up_again(&journal.records).map_err(not_restored)?;
             for (number, record) in journal.records.iter().enumerate().rev() {
                 let path = record.path.to_path();
                 self.restore(staging, number, record).map_err(incomplete(&path))?;
             }
+            self.restore_modes(&journal.records).map_err(not_restored)?;
             self.sweep(staging, directory, journal).map_err(incomplete(&self.path))?;
         }
         journal.phase = Phase::TakenBack;
@@ -90,22 +99,8 @@ impl HostTree {
                     other => other,
                 }
             }
-            Action::Mode => {
-                let (
-                    Some(WrittenEntry::Directory { mode: was }),
-                    Some(WrittenEntry::Directory { mode }),
-                ) = (&record.before, &record.after)
-                else {
-                    return Ok(());
-                };
-                let Ok(directory) = self.calls.open_directory(here.0, Path::new(here.1)) else {
-                    return Ok(());
-                };
-                if self.calls.stat_of(&directory)?.st_mode & 0o7777 == *mode {
-                    self.calls.set_mode(&directory, *was)?;
-                }
-                Ok(())
-            }
+            // When everything is back in it.
+            Action::Mode => Ok(()),
         }
     }
 
@@ -142,7 +137,8 @@ impl HostTree {
             self.sweep(&staging, directory, journal)?;
         }
         if let Some(undone) = &journal.undoes {
-            self.mark_undone(journals, undone, journal)?;
+            let paths = journal.records.iter().filter(|record| !record.skipped);
+            self.mark_undone(journals, undone, &paths.map(|record| &record.path).collect())?;
         }
         journal.phase = match journal.phase {
             Phase::TakenBack => Phase::TakenBack,
@@ -154,11 +150,16 @@ impl HostTree {
     }
 
     /// Notes in the journal of an apply which of its paths were taken back.
-    fn mark_undone(&self, journals: &Journals, id: &str, undo: &Journal) -> io::Result<()> {
+    pub(crate) fn mark_undone(
+        &self,
+        journals: &Journals,
+        id: &str,
+        undone: &HashSet<&WrittenPath>,
+    ) -> io::Result<()> {
         let directory = journals.open(&self.calls, id)?;
         let mut journal = Journal::read(&self.calls, &directory)?;
         for record in &mut journal.records {
-            record.undone |= undo.records.iter().any(|undone| undone.path == record.path);
+            record.undone |= undone.contains(&record.path);
         }
         journal.write(&self.calls, &directory)
     }
@@ -234,7 +235,33 @@ impl HostTree {
     /// Writes down that nothing is pending any more.
     fn end(&self, journals: &Journals, directory: &OwnedFd, journal: &Journal) -> io::Result<()> {
         journal.write(&self.calls, directory)?;
+        if journal.phase == Phase::TakenBack {
+            let unnoted = journals.unnoted(&self.calls)?;
+            self.calls.remove(unnoted, journal.id.as_ref())?;
+        }
         self.calls.remove(&journals.directory, PENDING.as_ref())
+    }
+
+    /// What was carried out and is not noted, the oldest first. A name that stands for nothing is removed.
+    pub(crate) fn unnoted_in(&self, journals: &Journals) -> io::Result<Vec<Unnoted>> {
+        let names = journals.unnoted(&self.calls)?;
+        let mut all = Vec::new();
+        for id in self.calls.names(&names)? {
+            let journal = match journals.read(&self.calls, &id) {
+                Ok(journal) if journal.phase == Phase::Done => journal,
+                // Of a newer forge, say.
+                Err(error) if error.kind() != io::ErrorKind::NotFound => continue,
+                Ok(_) | Err(_) => {
+                    self.calls.remove(&names, id.as_ref())?;
+                    continue;
+                }
+            };
+            let undoes = journal.undoes.as_deref().and_then(AppliedId::parse);
+            let Some(id) = AppliedId::parse(&id) else { continue };
+            let paths = journal.changed();
+            all.push(Unnoted { id, session: journal.session, undoes, paths });
+        }
+        Ok(all)
     }
 
     /// Removes the oldest applies. What fails is tried again the next time.

@@ -6,8 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use forge_domain::{
-    Applied, AppliedId, AppliedPath, ApplyContents, ApplyError, Content, Entry, Placed,
-    ReviewedPath, Step,
+    Applied, AppliedId, ApplyContents, ApplyError, Content, Entry, Placed, ReviewedPath, Step,
 };
 use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
@@ -15,6 +14,7 @@ use rustix::io::Errno;
 use crate::calls::{Identity, kind};
 use crate::errors::failed;
 use crate::journal::{Action, Journal, Phase, Record, WrittenEntry, WrittenPath};
+use crate::modes::OPEN;
 use crate::tree::{HostTree, Journals, PENDING, STAGING, Seen, name_of, new_id};
 
 impl HostTree {
@@ -67,14 +67,7 @@ impl HostTree {
         if let Err(error) = self.tidy(journals, &directory, &mut journal) {
             tracing::warn!(%error, "An apply was carried out and has left something to be tidied up.");
         }
-        let changed = journal.records.iter().filter(|record| !record.skipped);
-        let paths = changed.filter_map(|record| {
-            let entry =
-                |written: &Option<WrittenEntry>| written.as_ref().and_then(WrittenEntry::entry);
-            let (before, after) = (entry(&record.before), entry(&record.after));
-            Some(AppliedPath { path: record.path.reviewed().ok()?, before, after })
-        });
-        let paths = paths.collect();
+        let paths = journal.changed();
         let id = AppliedId::parse(&id).ok_or(ApplyError::NothingApplied)?;
         Ok(Applied { id, paths })
     }
@@ -109,6 +102,7 @@ impl HostTree {
         let directory = journals.open(&self.calls, &journal.id)?;
         self.calls.make_directory(&directory, "old")?;
         journal.write(&self.calls, &directory)?;
+        drop(self.calls.create(journals.unnoted(&self.calls)?, &journal.id)?);
         self.calls.write(&journals.directory, PENDING, journal.id.as_bytes())?;
         Ok(directory)
     }
@@ -156,7 +150,8 @@ impl HostTree {
                 self.calls.make_directory(staging, &name).map_err(fail)?;
                 let made = self.calls.open_directory(staging, Path::new(&name)).map_err(fail)?;
                 self.own(&made, step, None, owners).map_err(fail)?;
-                self.calls.set_mode(&made, *mode).map_err(fail)?;
+                // Until everything is in it, it is open for us.
+                self.calls.set_mode(&made, *mode | OPEN).map_err(fail)?;
                 (placing(step), Some(Entry::Directory { mode: *mode }))
             }
             Placed::Symlink { target } => {
@@ -178,7 +173,7 @@ impl HostTree {
                         }
                         copied
                     }
-                    Content::Bytes(bytes) => {
+                    Content::Merged { bytes, .. } => {
                         self.calls.copy(&mut bytes.as_slice(), &mut file).map_err(fail)?
                     }
                 };
@@ -199,6 +194,12 @@ impl HostTree {
             before: step.before.as_ref().map(WrittenEntry::of),
             after: after.as_ref().map(WrittenEntry::of),
             new: staged.as_ref().map(Identity::of),
+            merged: match &step.after {
+                Placed::File { content: Content::Merged { session, .. }, .. } => {
+                    Some(session.to_string())
+                }
+                _ => None,
+            },
             skipped: false,
             undone: false,
         })
@@ -229,8 +230,12 @@ impl HostTree {
         if replaced.is_some()
             && let Some(parent) = self.parent(&step.path)?
         {
-            let old = self.calls.open(&parent, Path::new(name_of(&step.path)), OFlags::RDONLY)?;
-            self.calls.copy_attributes(&old, &new)?;
+            match self.calls.open(&parent, Path::new(name_of(&step.path)), OFlags::RDONLY) {
+                Ok(old) => self.calls.copy_attributes(&old, &new)?,
+                // It is something else by now, which is found out when it is put in its place.
+                Err(error) if is_replaced(&error) => {}
+                Err(error) => return Err(error),
+            }
         }
         Ok(())
     }
@@ -294,6 +299,10 @@ pub(crate) fn old_name(number: usize) -> String {
 
 fn placing(step: &Step) -> Action {
     if step.before.is_some() { Action::Replace } else { Action::Create }
+}
+
+fn is_replaced(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP))
 }
 
 fn allowed(result: io::Result<()>) -> io::Result<()> {

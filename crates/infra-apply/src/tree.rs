@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use forge_domain::{
-    Applied, ApplyContents, ApplyError, ApplyTarget, Entry, ReviewedPath, Step, Undo,
+    Applied, AppliedId, ApplyContents, ApplyError, ApplyTarget, Entry, ReviewedPath, Step, Undo,
+    Unnoted,
 };
 use rustix::fs::{FileType, OFlags, Stat};
 use rustix::io::Errno;
@@ -20,6 +21,9 @@ use crate::journal::Journal;
 
 /// Says that an apply is under way: the next one looks at its journal first.
 pub(crate) const PENDING: &str = "pending";
+
+/// Holds a name for each apply and undo of which it is not noted that the session knows.
+pub(crate) const UNNOTED: &str = "unnoted";
 
 /// How the directory of what is new is called, in the tree.
 pub(crate) const STAGING: &str = ".forge-apply-";
@@ -93,6 +97,12 @@ impl HostTree {
     #[must_use]
     pub fn is_pending(&self) -> bool {
         self.state.join(PENDING).exists()
+    }
+
+    /// Whether there may be something that a session does not know of. Reads one directory, which is empty else.
+    #[must_use]
+    pub fn is_unnoted(&self) -> bool {
+        std::fs::read_dir(self.state.join(UNNOTED)).is_ok_and(|mut names| names.next().is_some())
     }
 
     /// What stands at a path, without what is in a file: its size and its hash are zero.
@@ -184,11 +194,22 @@ impl Journals {
 
     /// All applies, the newest first.
     pub(crate) fn ids(&self, calls: &Calls) -> io::Result<Vec<String>> {
-        let is_id = |name: &String| !matches!(&**name, "lock" | PENDING) && !name.ends_with(".new");
+        let is_id = |name: &String| {
+            !matches!(&**name, "lock" | PENDING | UNNOTED) && !name.ends_with(".new")
+        };
         let mut names: Vec<String> =
             calls.names(&self.directory)?.into_iter().filter(is_id).collect();
         names.reverse();
         Ok(names)
+    }
+
+    /// Where the names of what is not noted are.
+    pub(crate) fn unnoted(&self, calls: &Calls) -> io::Result<OwnedFd> {
+        match calls.make_directory(&self.directory, UNNOTED) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+        calls.open_directory(&self.directory, Path::new(UNNOTED))
     }
 
     pub(crate) fn read(&self, calls: &Calls, id: &str) -> io::Result<Journal> {
@@ -219,6 +240,29 @@ impl ApplyTarget for HostTree {
         let journals = self.journals()?;
         self.recover_in(&journals)?;
         self.carry_out(&journals, session, None, steps, contents)
+    }
+
+    fn newest_session(
+        &self,
+        is_chosen: &dyn Fn(&ReviewedPath) -> bool,
+    ) -> Result<Option<String>, ApplyError> {
+        let journals = self.journals()?;
+        self.recover_in(&journals)?;
+        let newest = self.newest(&journals, None, is_chosen)?;
+        Ok(newest.map(|newest| newest.journal.session))
+    }
+
+    fn unnoted(&self) -> Result<Vec<Unnoted>, ApplyError> {
+        let journals = self.journals()?;
+        self.recover_in(&journals)?;
+        self.unnoted_in(&journals).map_err(failed("reading the journals in", &journals.path))
+    }
+
+    fn note(&self, id: &AppliedId) -> Result<(), ApplyError> {
+        let journals = self.journals()?;
+        let fail = |error| failed("writing to", &journals.path)(error);
+        let unnoted = journals.unnoted(&self.calls).map_err(fail)?;
+        self.calls.remove(&unnoted, id.as_str().as_ref()).map_err(fail)
     }
 
     fn undo(

@@ -1,10 +1,13 @@
 //! Taking an apply back that was carried out.
 
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 
 use forge_domain::{
-    AppliedId, ApplyContents, ApplyError, Content, Entry, Placed, ReviewedPath, Step, Undo,
+    AppliedId, AppliedPath, ApplyContents, ApplyError, Content, Entry, Placed, ReviewedPath, Step,
+    Undo,
 };
 
 use crate::errors::failed;
@@ -15,27 +18,32 @@ use crate::tree::{HostTree, Journals};
 struct Kept<'a> {
     tree: &'a HostTree,
     directory: &'a OwnedFd,
-    journal: &'a Journal,
+    numbers: HashMap<PathBuf, usize>,
 }
 
 impl ApplyContents for Kept<'_> {
     fn open(&self, path: &ReviewedPath) -> io::Result<Box<dyn io::Read + '_>> {
-        let mut records = self.journal.records.iter();
-        let number = records.position(|record| record.path.to_path() == path.as_path());
-        let number = number.ok_or(io::ErrorKind::NotFound)?;
+        let number = *self.numbers.get(path.as_path()).ok_or(io::ErrorKind::NotFound)?;
         Ok(Box::new(self.tree.open_kept(self.directory, number)?))
     }
 }
 
+/// An apply of which something is left to be taken back.
+pub(crate) struct Newest {
+    id: String,
+    pub(crate) journal: Journal,
+    /// The numbers and paths of what is left and was chosen.
+    left: Vec<(usize, ReviewedPath)>,
+}
+
 impl HostTree {
-    /// Takes the newest apply back of which something is left to be taken back.
-    pub(crate) fn take_back(
+    /// The newest apply of a session, or of any, of which something is left to be taken back.
+    pub(crate) fn newest(
         &self,
         journals: &Journals,
         session: Option<&str>,
         is_chosen: &dyn Fn(&ReviewedPath) -> bool,
-        is_forced: &dyn Fn(&ReviewedPath) -> bool,
-    ) -> Result<Undo, ApplyError> {
+    ) -> Result<Option<Newest>, ApplyError> {
         let fail = |error| failed("reading the journals in", &journals.path)(error);
         for id in journals.ids(&self.calls).map_err(fail)? {
             let Ok(journal) = journals.read(&self.calls, &id) else { continue };
@@ -49,13 +57,26 @@ impl HostTree {
                     left.push((number, path));
                 }
             }
-            if left.is_empty() {
-                continue;
+            if !left.is_empty() {
+                return Ok(Some(Newest { id, journal, left }));
             }
-            let directory = journals.open(&self.calls, &id).map_err(fail)?;
-            return self.take_back_these(journals, &directory, &journal, left, is_forced);
         }
-        Err(ApplyError::NothingApplied)
+        Ok(None)
+    }
+
+    /// Takes the newest apply back of which something is left to be taken back.
+    pub(crate) fn take_back(
+        &self,
+        journals: &Journals,
+        session: Option<&str>,
+        is_chosen: &dyn Fn(&ReviewedPath) -> bool,
+        is_forced: &dyn Fn(&ReviewedPath) -> bool,
+    ) -> Result<Undo, ApplyError> {
+        let newest = self.newest(journals, session, is_chosen)?;
+        let Newest { id, journal, left } = newest.ok_or(ApplyError::NothingApplied)?;
+        let directory = journals.open(&self.calls, &id);
+        let directory = directory.map_err(failed("reading the journals in", &journals.path))?;
+        self.take_back_these(journals, &directory, &journal, left, is_forced)
     }
 
     fn take_back_these(
@@ -67,13 +88,16 @@ impl HostTree {
         is_forced: &dyn Fn(&ReviewedPath) -> bool,
     ) -> Result<Undo, ApplyError> {
         let of = AppliedId::parse(&journal.id).ok_or(ApplyError::NothingApplied)?;
-        let mut undo = Undo { of, restored: Vec::new(), changed: Vec::new() };
-        let mut steps = Vec::new();
+        let mut undo = Undo { id: None, of, restored: Vec::new(), changed: Vec::new() };
+        let (mut steps, mut as_before) = (Vec::new(), HashSet::new());
         for (number, path) in left {
             let record = &journal.records[number];
             let there = self.see(&path).map_err(failed("reading", &path))?.map(|seen| seen.entry);
             let ours = record.after.as_ref().and_then(WrittenEntry::entry);
+            let before = record.before.as_ref().and_then(WrittenEntry::entry);
             let is_ours = match (&there, &ours) {
+                // Somebody has done it by hand.
+                _ if there == before => true,
                 // Something may have been put into a directory since: it goes only if it is empty.
                 (Some(Entry::Directory { .. }), Some(Entry::Directory { .. })) => true,
                 _ => there == ours,
@@ -82,26 +106,104 @@ impl HostTree {
                 undo.changed.push(path);
                 continue;
             }
-            if let Some(step) = reversed(record, &path, there) {
-                steps.push(step);
+            match reversed(record, &path, there.clone()) {
+                Some(step) => steps.push(step),
+                None => {
+                    as_before.insert(record.path.clone());
+                    undo.restored.push(AppliedPath {
+                        path,
+                        before: there.clone(),
+                        after: there,
+                        merged: None,
+                    });
+                }
             }
         }
-        // What was made last goes first; what was taken away last comes back first.
-        steps.reverse();
-        steps.sort_by_key(|step| !matches!(step.after, Placed::Nothing | Placed::NothingIfEmpty));
-        if steps.is_empty() {
-            return if undo.changed.is_empty() {
-                Err(ApplyError::NothingApplied)
-            } else {
-                Ok(undo)
-            };
-        }
-        let kept = Kept { tree: self, directory, journal };
+        self.leave_orphans(&mut steps, &mut undo.changed)?;
+        order(&mut steps);
+        let numbers = journal.records.iter().enumerate();
+        let numbers = numbers.map(|(number, record)| (record.path.to_path(), number)).collect();
+        let kept = Kept { tree: self, directory, numbers };
         let id = &journal.id;
-        let done = self.carry_out(journals, &journal.session, Some(id), &steps, &kept)?;
-        undo.restored = done.paths;
+        // A directory in which somebody has put something, say: it is left, too, and each time one less is tried.
+        while !steps.is_empty() {
+            match self.carry_out(journals, &journal.session, Some(id), &steps, &kept) {
+                Ok(done) => {
+                    undo.id = Some(done.id);
+                    undo.restored.extend(done.paths);
+                    break;
+                }
+                Err(ApplyError::Changed { paths }) => {
+                    let before = steps.len();
+                    steps.retain(|step| !paths.contains(&step.path));
+                    if steps.len() == before {
+                        return Err(ApplyError::Changed { paths });
+                    }
+                    undo.changed.extend(paths);
+                    self.leave_orphans(&mut steps, &mut undo.changed)?;
+                    order(&mut steps);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        if !as_before.is_empty() {
+            let marked = self.mark_undone(journals, id, &as_before.iter().collect());
+            marked.map_err(failed("writing to", &journals.path))?;
+        }
+        undo.changed.sort();
+        undo.changed.dedup();
         Ok(undo)
     }
+
+    /// Leaves what would be put back into a directory that is not there and does not come back either.
+    fn leave_orphans(
+        &self,
+        steps: &mut Vec<Step>,
+        left: &mut Vec<ReviewedPath>,
+    ) -> Result<(), ApplyError> {
+        self.forget();
+        let mut there: HashMap<ReviewedPath, bool> = HashMap::new();
+        for step in steps.iter() {
+            let is_directory = matches!(step.after, Placed::Directory { .. });
+            there.insert(step.path.clone(), is_directory);
+        }
+        let mut kept = Vec::with_capacity(steps.len());
+        steps.sort_by(|one, other| one.path.cmp(&other.path));
+        for step in std::mem::take(steps) {
+            let is_put = !matches!(step.after, Placed::Nothing | Placed::NothingIfEmpty);
+            let above = step.path.parents().next().filter(|_| is_put);
+            let has_parent = match above {
+                None => true,
+                Some(above) => match there.get(&above) {
+                    Some(is_directory) => *is_directory,
+                    None => {
+                        let seen = self.look_roughly(&above).map_err(failed("reading", &above))?;
+                        let is_directory = matches!(seen, Some(Entry::Directory { .. }));
+                        there.insert(above, is_directory);
+                        is_directory
+                    }
+                },
+            };
+            if has_parent {
+                kept.push(step);
+            } else {
+                there.insert(step.path.clone(), false);
+                left.push(step.path);
+            }
+        }
+        *steps = kept;
+        Ok(())
+    }
+}
+
+/// What is beneath a directory goes before it; what is in one comes back after it.
+fn order(steps: &mut [Step]) {
+    let goes = |step: &Step| matches!(step.after, Placed::Nothing | Placed::NothingIfEmpty);
+    steps.sort_by(|one, other| match (goes(one), goes(other)) {
+        (true, true) => other.path.cmp(&one.path),
+        (false, false) => one.path.cmp(&other.path),
+        (one, other) => other.cmp(&one),
+    });
 }
 
 /// The step that takes another one back; `None` where nothing is to be done.

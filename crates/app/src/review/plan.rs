@@ -1,10 +1,10 @@
 //! Which paths of a change set become steps, and why the others do not.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use forge_domain::{Base, Content, Entry, PathRefusal, Placed, ReviewedPath, Step};
+use forge_domain::{Base, Content, Digest, Entry, PathRefusal, Placed, ReviewedPath, Step};
 
 use super::links::stays_inside;
 use super::merge::{Merged, merge};
@@ -234,7 +234,7 @@ struct Planner<'a> {
 enum Outcome {
     Settled,
     Take(Placed),
-    Merge { mode: u32, bytes: Vec<u8> },
+    Merge { mode: u32, bytes: Vec<u8>, session: Digest },
     Left(Conflict),
 }
 
@@ -242,7 +242,10 @@ impl Planner<'_> {
     fn decide(&mut self, candidate: &Candidate) -> Result<(), Reason> {
         let path = ReviewedPath::parse(&candidate.path).map_err(Reason::Path)?;
         let Candidate { base, session, host, .. } = candidate;
-        if base.is(session.as_ref()) || same(session.as_ref(), host.as_ref()) {
+        // A directory that became something else on the host is in the way of what the session has in it.
+        let is_in_the_way = matches!(session, Some(Entry::Directory { .. }))
+            && host.as_ref().is_some_and(|host| !matches!(host, Entry::Directory { .. }));
+        if base.is(session.as_ref()) && !is_in_the_way || same(session.as_ref(), host.as_ref()) {
             self.plan.settled.push(path);
             return Ok(());
         }
@@ -281,10 +284,10 @@ impl Planner<'_> {
                 None => return Err(Reason::Conflict(conflict)),
             },
             Outcome::Take(after) => (after, size(session.as_ref())),
-            Outcome::Merge { mode, bytes } => {
+            Outcome::Merge { mode, bytes, session } => {
                 let size = bytes.len() as u64;
                 self.plan.merged.push(path.clone());
-                (Placed::File { mode, content: Content::Bytes(bytes) }, size)
+                (Placed::File { mode, content: Content::Merged { bytes, session } }, size)
             }
         };
         if let Surface::Marked(reason) = kind {
@@ -334,9 +337,9 @@ impl Planner<'_> {
                 } else if ours == was {
                     // Only the mode is the session's.
                     let bytes = self.read(Version::Host, path)?;
-                    Outcome::Merge { mode, bytes }
+                    Outcome::Merge { mode, bytes, session: digest }
                 } else {
-                    return self.merged(path, mode);
+                    return self.merged(path, digest, (mode, bits(*theirs_mode)));
                 });
             }
             _ => Conflict::Kind,
@@ -344,7 +347,12 @@ impl Planner<'_> {
         Ok(Outcome::Left(conflict))
     }
 
-    fn merged(&self, path: &ReviewedPath, mode: u32) -> Result<Outcome, Reason> {
+    fn merged(
+        &self,
+        path: &ReviewedPath,
+        digest: Digest,
+        (mode, mode_there): (u32, u32),
+    ) -> Result<Outcome, Reason> {
         let read = |version| self.trees.contents(version, path, MAX_MERGED_BYTES);
         let (Ok(base), Ok(host), Ok(session)) =
             (read(Version::Base), read(Version::Host), read(Version::Session))
@@ -352,8 +360,10 @@ impl Planner<'_> {
             return Ok(Outcome::Left(Conflict::Contents));
         };
         Ok(match (merge(&base, &host, &session), self.resolution(path.as_path())) {
+            // The host has it already: by an apply that was killed before it was noted, say.
+            (Merged::Clean(bytes), _) if bytes == host && mode == mode_there => Outcome::Settled,
             (Merged::Clean(bytes), _) | (Merged::Conflict(bytes), Resolution::Markers) => {
-                Outcome::Merge { mode, bytes }
+                Outcome::Merge { mode, bytes, session: digest }
             }
             (Merged::Conflict(_), _) => Outcome::Left(Conflict::Lines),
             (Merged::NotText, _) => Outcome::Left(Conflict::Contents),
@@ -398,18 +408,18 @@ impl Planner<'_> {
         let total: u64 = self.writes.iter().map(|(_, bytes)| *bytes).sum();
         if self.writes.len() + self.deletions.len() > MAX_FILES || total > MAX_BYTES {
             let steps = self.deletions.drain(..).chain(self.writes.drain(..).map(|(step, _)| step));
-            let left = steps.map(|step| left(&step, Reason::TooMuch)).collect::<Vec<_>>();
+            let left = steps.map(|step| left_as(&step, Reason::TooMuch)).collect::<Vec<_>>();
             self.plan.left.extend(left);
         }
         if self.deletions.len() > MANY_DELETIONS && !self.choices.many_deletions {
             let steps = self.deletions.drain(..);
-            self.plan.left.extend(steps.map(|step| left(&step, Reason::ManyDeletions)));
+            self.plan.left.extend(steps.map(|step| left_as(&step, Reason::ManyDeletions)));
         }
+        self.keep_what_is_beneath();
         let directories = self.directories(gone_directories);
-        let is_gone = |path: &ReviewedPath| {
-            let mut gone = self.deletions.iter().chain(&directories);
-            gone.any(|step| step.path == *path)
-        };
+        let gone = self.deletions.iter().chain(&directories).map(|step| step.path.clone());
+        let gone: HashSet<ReviewedPath> = gone.collect();
+        let is_gone = |path: &ReviewedPath| gone.contains(path);
         let (made, writes) = self.parents(&is_gone);
         let mut deletions: Vec<Step> = self.deletions.into_iter().chain(directories).collect();
         // What is beneath a directory is gone before the directory.
@@ -427,18 +437,15 @@ impl Planner<'_> {
         self.plan
     }
 
-    /// The directories that are to go where they are empty by then.
+    /// The directories that are to go where they are empty by then: those of which something goes. Where the session
+    /// has something else in the place of one, that takes its place or leaves it.
     fn directories(&self, gone: &[PathBuf]) -> Vec<Step> {
-        let is_touched =
-            |path: &Path| self.deletions.iter().any(|step| step.path.as_path().starts_with(path));
-        let gone = gone.iter().filter(|path| is_touched(path));
-        let gone = gone.filter_map(|path| ReviewedPath::parse(path).ok());
-        let is_replaced = |path: &ReviewedPath| {
-            let writes = self.writes.iter().map(|(step, _)| step);
-            writes.chain(&self.deletions).any(|step| step.path == *path)
-        };
-        gone.filter(|path| !is_replaced(path))
+        let deleted = self.deletions.iter().flat_map(|step| step.path.as_path().ancestors());
+        let touched: HashSet<&Path> = deleted.collect();
+        gone.iter()
+            .filter(|path| touched.contains(&***path) && !self.links.contains_key(*path))
             .filter_map(|path| {
+                let path = ReviewedPath::parse(path).ok()?;
                 let before = self.trees.host(path.as_path()).ok().flatten()?;
                 matches!(before, Entry::Directory { .. }).then_some(Step {
                     path,
@@ -447,6 +454,21 @@ impl Planner<'_> {
                 })
             })
             .collect()
+    }
+
+    /// Leaves what would take the place of a directory in which something stays.
+    fn keep_what_is_beneath(&mut self) {
+        let left = self.plan.left.iter().flat_map(|left| left.path.ancestors().skip(1));
+        let above: HashSet<PathBuf> = left.map(Path::to_path_buf).collect();
+        let stays = |step: &Step| {
+            let is_directory = matches!(step.before, Some(Entry::Directory { .. }))
+                && !matches!(step.after, Placed::Directory { .. });
+            is_directory && above.contains(step.path.as_path())
+        };
+        let kept = self.writes.extract_if(.., |(step, _)| stays(step));
+        let kept: Vec<Left> =
+            kept.map(|(step, _)| left_as(&step, Reason::Conflict(Conflict::Kind))).collect();
+        self.plan.left.extend(kept);
     }
 
     /// The directories that are to be made above what is written, and what can be written then.
@@ -487,7 +509,7 @@ impl Planner<'_> {
                 }
             }
             if !possible {
-                writes.left.push(left(step, Reason::Parent));
+                writes.left.push(left_as(step, Reason::Parent));
                 continue;
             }
             for path in needed {
@@ -518,7 +540,7 @@ struct Writes {
     left: Vec<Left>,
 }
 
-fn left(step: &Step, reason: Reason) -> Left {
+fn left_as(step: &Step, reason: Reason) -> Left {
     Left { path: step.path.as_path().to_path_buf(), reason }
 }
 

@@ -9,7 +9,7 @@ mod wire;
 
 pub(crate) use json::JsonReport;
 #[cfg(target_os = "linux")]
-pub(crate) use patch::{ChangedFile, FileSide, PatchStyle, Screen};
+pub(crate) use patch::{ChangedFile, FileSide, PatchStyle, Screen, steers};
 pub(crate) use transcript::{Glyphs, Progress, Transcript};
 
 use forge_api::TurnOutcome;

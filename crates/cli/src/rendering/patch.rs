@@ -293,7 +293,7 @@ pub(crate) fn quoted(prefix: &str, path: &Path) -> Vec<u8> {
 }
 
 /// Whether a terminal obeys a character, or shows what comes after it elsewhere.
-fn steers(character: char) -> bool {
+pub(crate) fn steers(character: char) -> bool {
     character.is_control()
         || matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }

@@ -12,6 +12,8 @@ mod exec;
 mod gate;
 mod git;
 mod harness;
+#[cfg(target_os = "linux")]
+mod hostile;
 mod live;
 #[cfg(target_os = "linux")]
 mod sandbox;
@@ -20,4 +22,6 @@ mod signals;
 mod task;
 mod tensorlake;
 mod terminal;
+#[cfg(target_os = "linux")]
+mod trouble;
 mod usage;

@@ -15,8 +15,13 @@ pub enum Content {
         /// What was reviewed.
         digest: Digest,
     },
-    /// These: a merge of the session's with the host's.
-    Bytes(Vec<u8>),
+    /// A merge of the session's with the host's.
+    Merged {
+        /// These.
+        bytes: Vec<u8>,
+        /// What the session has.
+        session: Digest,
+    },
 }
 
 /// What is to stand at a path.
@@ -86,6 +91,8 @@ pub struct AppliedPath {
     pub before: Option<Entry>,
     /// What stands there now.
     pub after: Option<Entry>,
+    /// What the session had, where that was merged with what stood there.
+    pub merged: Option<Digest>,
 }
 
 impl AppliedPath {
@@ -109,12 +116,27 @@ pub struct Applied {
 /// What an undo did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Undo {
+    /// Its own name; `None` where nothing was taken back.
+    pub id: Option<AppliedId>,
     /// What was taken back.
     pub of: AppliedId,
     /// The paths that are as they were before the apply.
     pub restored: Vec<AppliedPath>,
     /// The paths that somebody has changed since, which were left.
     pub changed: Vec<ReviewedPath>,
+}
+
+/// Something that was carried out, of which it is not noted that its session knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unnoted {
+    /// Its name.
+    pub id: AppliedId,
+    /// For which session.
+    pub session: String,
+    /// The apply that it takes back, where it is an undo.
+    pub undoes: Option<AppliedId>,
+    /// The paths that it changed.
+    pub paths: Vec<AppliedPath>,
 }
 
 /// Why nothing was applied. The tree is as it was, unless it says otherwise.
@@ -202,6 +224,28 @@ pub trait ApplyTarget {
         steps: &[Step],
         contents: &dyn ApplyContents,
     ) -> Result<Applied, ApplyError>;
+
+    /// The session of the apply that an undo without a session would take back, for these paths.
+    ///
+    /// # Errors
+    /// What is written down about applies cannot be read.
+    fn newest_session(
+        &self,
+        is_chosen: &dyn Fn(&ReviewedPath) -> bool,
+    ) -> Result<Option<String>, ApplyError>;
+
+    /// Every apply and undo that was carried out and not [noted](Self::note) yet, the oldest first: the process
+    /// that did it was killed before it could tell the session.
+    ///
+    /// # Errors
+    /// What is written down about applies cannot be read.
+    fn unnoted(&self) -> Result<Vec<Unnoted>, ApplyError>;
+
+    /// Writes down that the session knows of an apply or an undo.
+    ///
+    /// # Errors
+    /// It cannot be written down; then it is told once more.
+    fn note(&self, id: &AppliedId) -> Result<(), ApplyError>;
 
     /// Takes the newest apply of a session back which was not taken back yet, or these paths of it. A path that
     /// was changed since is left, unless it is forced.

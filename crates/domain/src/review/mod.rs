@@ -7,7 +7,7 @@ mod path;
 
 pub use apply::{
     Applied, AppliedId, AppliedPath, ApplyContents, ApplyError, ApplyTarget, Content, Placed, Step,
-    Undo,
+    Undo, Unnoted,
 };
 pub use commits::{
     BranchName, BroughtRefs, CommitTarget, CommitsError, GitObjectId, RefRefusal, RepositoryRefs,

@@ -14,7 +14,8 @@ fn place(all: &[(&str, Node)]) -> Place {
 }
 
 fn written(at: &str, before: Option<Entry>, text: &str) -> Step {
-    let content = Content::Bytes(text.as_bytes().to_vec());
+    let session = Digest::new(blake3::hash(b"the session's").into());
+    let content = Content::Merged { bytes: text.as_bytes().to_vec(), session };
     Step { path: path(at), before, after: Placed::File { mode: 0o644, content } }
 }
 
@@ -190,5 +191,68 @@ fn what_is_edited_between_a_kill_and_the_recovery_is_not_lost() {
         let found = root.nodes();
         let text = found.get(std::path::Path::new("changed")).cloned();
         assert_eq!(text, Some(file("new\nmine\n")), "{at}");
+    }
+}
+
+/// Gives the contents of a file and does something to the tree first: what a hostile program of the host, or the
+/// user, does between the look at the tree and the renames.
+struct Meanwhile<'a> {
+    contents: &'a Contents,
+    work: &'a dyn Fn(),
+}
+
+impl forge_domain::ApplyContents for Meanwhile<'_> {
+    fn open(
+        &self,
+        path: &forge_domain::ReviewedPath,
+    ) -> std::io::Result<Box<dyn std::io::Read + '_>> {
+        (self.work)();
+        self.contents.open(path)
+    }
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "what others do to the tree")]
+fn what_is_swapped_for_a_symlink_between_the_look_and_the_rename_is_not_followed() {
+    let outside = tempfile::tempdir().unwrap();
+    std::fs::write(outside.path().join("file"), "theirs\n").unwrap();
+    let before = [("d", Node::Directory), ("d/file", file("1\n")), ("e", Node::Directory)];
+    let after = nodes(&[
+        ("d", Node::Directory),
+        ("d/file", file("2\n")),
+        ("d/new", file("2\n")),
+        ("e", Node::Directory),
+    ]);
+    let swaps: [&dyn Fn(&std::path::Path); 4] = [
+        // The control: nothing is swapped.
+        &|_| {},
+        &|root| {
+            if !root.join("aside").exists() {
+                std::fs::rename(root.join("d"), root.join("aside")).unwrap();
+                symlink(outside.path(), root.join("d")).unwrap();
+            }
+        },
+        &|root| {
+            drop(std::fs::remove_file(root.join("d/file")));
+            symlink(outside.path().join("file"), root.join("d/file")).unwrap();
+        },
+        &|root| drop(symlink(outside.path().join("made"), root.join("d/new"))),
+    ];
+    for (number, swap) in swaps.into_iter().enumerate() {
+        let place = place(&before);
+        let tree = place.tree();
+        let (steps, contents) = steps(&tree, &nodes(&before), &after);
+        let root = place.root();
+        let meanwhile = Meanwhile { contents: &contents, work: &|| swap(&root) };
+        let done = tree.apply("s", &steps, &meanwhile);
+        if number == 0 {
+            done.unwrap();
+            assert_eq!(place.nodes(), after);
+            continue;
+        }
+        assert!(matches!(done, Err(ApplyError::Changed { .. })), "{number}: {done:?}");
+        assert_eq!(std::fs::read_to_string(outside.path().join("file")).unwrap(), "theirs\n");
+        assert_eq!(outside.path().read_dir().unwrap().count(), 1, "{number}");
+        assert!(!tree.is_pending(), "{number}");
     }
 }

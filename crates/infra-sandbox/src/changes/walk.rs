@@ -46,8 +46,11 @@ pub struct DetailedChangeSet {
     pub ignored_files: u64,
     /// The directories of the host that the session does not have any more, in no order.
     pub gone_directories: Vec<PathBuf>,
-    /// What the session has a copy of and did not change, in no order.
+    /// What the session has written, or removed, and is as on the host all the same, in no order.
     pub unchanged: Vec<PathBuf>,
+    /// What the session has in the place of a directory of the host, or would have of one that the host made
+    /// there, so that nothing beneath that is seen in the session; in no order.
+    pub hiding: Vec<PathBuf>,
 }
 
 impl DetailedChangeSet {
@@ -89,6 +92,7 @@ pub(crate) fn change_set_with(
             path: PathBuf::new(),
             compare: Compare::WithLower,
             side: Side::Both,
+            shows: Shows::Lower,
         }],
         found: DetailedChangeSet::default(),
     };
@@ -107,6 +111,15 @@ struct Pending {
     path: PathBuf,
     compare: Compare,
     side: Side,
+    shows: Shows,
+}
+
+/// Whether the overlay shows anything of the lower layer's directory: nothing beneath one that is opaque, whether
+/// the one beneath is marked itself or not.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Shows {
+    Lower,
+    Nothing,
 }
 
 /// Whether what is found in a directory is listed.
@@ -122,8 +135,10 @@ enum Compare {
 enum Side {
     /// A directory in the session; on the host perhaps too.
     Both,
-    /// A directory of the host that the session deleted or replaced.
+    /// A directory of the host that the session deleted.
     Lower,
+    /// The same, and there is something else in its place, which is listed already.
+    Replaced,
 }
 
 struct Walk<'a> {
@@ -138,7 +153,7 @@ impl Walk<'_> {
     fn visit(&mut self, pending: &Pending) -> io::Result<()> {
         match pending.side {
             Side::Both => self.visit_both(pending),
-            Side::Lower => self.visit_lower(pending),
+            Side::Lower | Side::Replaced => self.visit_lower(pending),
         }
     }
 
@@ -152,6 +167,8 @@ impl Walk<'_> {
             let after = self.facts_of(self.upper, &pending.path)?;
             self.add(pending, &pending.path, ChangeKind::Created, None, after);
         }
+        let is_opaque = pending.shows == Shows::Nothing || upper.is_opaque();
+        let shows = if is_opaque { Shows::Nothing } else { Shows::Lower };
         for name in &names {
             if name == ".git" {
                 continue;
@@ -160,15 +177,24 @@ impl Walk<'_> {
             let Some(stat) = upper.stat(name)? else { continue };
             let before = lower.as_ref().map(|lower| lower.stat(name)).transpose()?.flatten();
             if upper.is_whiteout(name, &stat, marks) {
-                if let Some(before) = before {
-                    self.deleted(pending, &path, &before);
+                match before {
+                    Some(before) => {
+                        if file_type(&before) == FileType::Directory {
+                            self.hides(pending, &path);
+                        }
+                        self.deleted(pending, &path, &before);
+                    }
+                    None => self.unchanged(pending, &path, false),
                 }
                 continue;
             }
-            self.entry(pending, &upper, lower.as_ref(), name, &path, before.as_ref(), &stat);
+            self.entry(pending, shows, &upper, lower.as_ref(), name, &path, before.as_ref(), &stat);
+        }
+        if is_opaque {
+            self.hides(pending, &pending.path);
         }
         // What an opaque directory does not show is deleted.
-        if let (true, Some(lower)) = (upper.is_opaque(), lower) {
+        if let (true, Some(lower)) = (is_opaque, lower) {
             for name in lower.names()? {
                 if name != ".git"
                     && names.binary_search(&name).is_err()
@@ -189,10 +215,11 @@ impl Walk<'_> {
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Vec::new(),
             Err(error) => return Err(error),
         };
-        if pending.compare == Compare::WithLower {
+        let is_replaced = pending.side == Side::Replaced;
+        if pending.compare == Compare::WithLower && !is_replaced {
             self.found.gone_directories.push(pending.path.clone());
         }
-        if names.is_empty() {
+        if names.is_empty() && !is_replaced {
             let before = self.facts_of(self.lower, &pending.path)?;
             self.add(pending, &pending.path, ChangeKind::Deleted, before, None);
         }
@@ -211,6 +238,7 @@ impl Walk<'_> {
     fn entry(
         &mut self,
         pending: &Pending,
+        shows: Shows,
         upper: &Directory,
         lower: Option<&Directory>,
         name: &OsStr,
@@ -240,9 +268,11 @@ impl Walk<'_> {
                         Some(self::facts(before)),
                         facts,
                     );
+                } else {
+                    self.unchanged(pending, path, true);
                 }
             }
-            self.descend(pending, path, Side::Both);
+            self.descend(pending, path, Side::Both, shows);
             return;
         }
         let Some(before) = before else {
@@ -253,7 +283,8 @@ impl Walk<'_> {
         if file_type(before) != kind {
             self.add(pending, path, ChangeKind::TypeChanged, was, facts);
             if file_type(before) == FileType::Directory {
-                self.descend(pending, path, Side::Lower);
+                self.hides(pending, path);
+                self.descend(pending, path, Side::Replaced, shows);
             }
             return;
         }
@@ -273,24 +304,42 @@ impl Walk<'_> {
             self.add(pending, path, ChangeKind::Modified, was, facts);
         } else if kind != FileType::Symlink && mode(before) != mode(after) {
             self.add(pending, path, ChangeKind::ModeChanged, was, facts);
-        } else if pending.compare == Compare::WithLower && !self.ignored.leaves_out(path, false) {
+        } else {
+            self.unchanged(pending, path, false);
+        }
+    }
+
+    fn unchanged(&mut self, pending: &Pending, path: &Path, is_directory: bool) {
+        if !self.leaves_out(pending, path, is_directory) {
             self.found.unchanged.push(path.to_path_buf());
         }
+    }
+
+    fn hides(&mut self, pending: &Pending, path: &Path) {
+        if !self.leaves_out(pending, path, true) {
+            self.found.hiding.push(path.to_path_buf());
+        }
+    }
+
+    /// Whether a path is counted and not listed.
+    fn leaves_out(&mut self, pending: &Pending, path: &Path, is_directory: bool) -> bool {
+        pending.compare == Compare::CountOnly
+            || (path != pending.path && self.ignored.leaves_out(path, is_directory))
     }
 
     /// Something of the host that the session no longer has.
     fn deleted(&mut self, pending: &Pending, path: &Path, before: &Statx) {
         if file_type(before) == FileType::Directory {
-            self.descend(pending, path, Side::Lower);
+            self.descend(pending, path, Side::Lower, pending.shows);
         } else {
             self.add(pending, path, ChangeKind::Deleted, Some(facts(before)), None);
         }
     }
 
-    fn descend(&mut self, pending: &Pending, path: &Path, side: Side) {
+    fn descend(&mut self, pending: &Pending, path: &Path, side: Side, shows: Shows) {
         let left_out = pending.compare == Compare::CountOnly || self.ignored.leaves_out(path, true);
         let compare = if left_out { Compare::CountOnly } else { Compare::WithLower };
-        self.pending.push(Pending { path: path.to_path_buf(), compare, side });
+        self.pending.push(Pending { path: path.to_path_buf(), compare, side, shows });
     }
 
     fn add(
@@ -304,9 +353,7 @@ impl Walk<'_> {
         let is_directory = after
             .or(before)
             .is_some_and(|facts| FileType::from_raw_mode(facts.mode) == FileType::Directory);
-        let left_out = pending.compare == Compare::CountOnly
-            || (path != pending.path && self.ignored.leaves_out(path, is_directory));
-        if left_out {
+        if self.leaves_out(pending, path, is_directory) {
             self.found.ignored_files += 1;
         } else {
             let path = path.to_path_buf();

@@ -4,8 +4,13 @@
 //! of every turn and use, for each changed path of which nothing is noted yet. It is what the session began with
 //! only if the host's inode was not changed (its ctime, which nobody can set) since the use began; where it was,
 //! that is noted instead, and nothing is ever merged or overwritten by it.
+//!
+//! What the session has written and left as it was is noted as well: should the host's change later, it is the host
+//! that has changed it. For the same reason it is noted what hides directories: what the host puts into one of these
+//! later is not missing since the session removed it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -19,7 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use super::lock::no_follow;
 use super::meta::WrittenPath;
-use crate::changes::{DetailedChangeSet, entry, is_bare, is_copied_up, open, stat};
+use crate::changes::{DetailedChangeSet, Directory, entry, is_bare, is_copied_up, open, stat};
 
 const MANIFEST: &str = "manifest.json";
 const VERSION: u32 = 1;
@@ -42,6 +47,10 @@ impl Moment {
     pub(super) fn of(file: &File) -> io::Result<Self> {
         let metadata = file.metadata()?;
         Ok(Self { seconds: metadata.mtime(), nanoseconds: metadata.mtime_nsec() })
+    }
+
+    fn written(stat: &Statx) -> Self {
+        Self::at(stat.stx_mtime)
     }
 
     fn changed(stat: &Statx) -> Self {
@@ -94,6 +103,9 @@ impl Moments {
 struct Manifest {
     version: u32,
     bases: Vec<Written>,
+    /// What hid directories of the host at the end of the last use.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    hiding: Vec<WrittenPath>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -128,6 +140,7 @@ enum WrittenBase {
 pub(super) struct Bases {
     directory: PathBuf,
     all: BTreeMap<PathBuf, Noted>,
+    hiding: BTreeSet<PathBuf>,
     /// It cannot be read: then nothing is known of any path.
     is_damaged: bool,
 }
@@ -136,13 +149,15 @@ impl Bases {
     /// Reads what is noted of the session in a directory.
     pub(super) fn read(session: &Path) -> Self {
         let directory = session.join("base");
-        let read = || -> io::Result<BTreeMap<PathBuf, Noted>> {
+        let read = || -> io::Result<(BTreeMap<PathBuf, Noted>, BTreeSet<PathBuf>)> {
             let mut file = match File::options()
                 .read(true)
                 .custom_flags(no_follow())
                 .open(directory.join(MANIFEST))
             {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    return Ok(Default::default());
+                }
                 other => other?,
             };
             let mut bytes = Vec::new();
@@ -152,13 +167,16 @@ impl Bases {
                 return Err(io::Error::other("a newer forge has written it"));
             }
             let bases = manifest.bases.into_iter();
-            Ok(bases.map(|one| (one.path.as_path().to_path_buf(), one.into())).collect())
+            let bases = bases.map(|one| (one.path.as_path().to_path_buf(), one.into()));
+            let hiding = manifest.hiding.iter().map(|path| path.as_path().to_path_buf());
+            Ok((bases.collect(), hiding.collect()))
         };
         match read() {
-            Ok(all) => Self { directory, all, is_damaged: false },
+            Ok((all, hiding)) => Self { directory, all, hiding, is_damaged: false },
             Err(error) => {
                 tracing::warn!(%error, path = %directory.display(), "What the changed files were cannot be read.");
-                Self { directory, all: BTreeMap::new(), is_damaged: true }
+                let (all, hiding) = Default::default();
+                Self { directory, all, hiding, is_damaged: true }
             }
         }
     }
@@ -218,25 +236,48 @@ impl Bases {
         moments: &Moments,
     ) -> io::Result<()> {
         let mut is_new = false;
-        // What was copied and not changed is noted too: where the host goes on with it, that is no change of the
-        // session's.
-        let paths = || changes.changes.iter().map(|one| &one.path).chain(&changes.unchanged);
+        let listed = || {
+            let changed = changes.changes.iter().map(|change| &change.path);
+            changed.chain(&changes.unchanged).chain(&changes.hiding)
+        };
         if !self.is_damaged {
-            let listed: std::collections::BTreeSet<&Path> = paths().map(|path| &**path).collect();
+            let listed: BTreeSet<&PathBuf> = listed().collect();
             let before = self.all.len();
-            // What the session dropped again begins anew.
-            self.all.retain(|path, _| listed.contains(&**path) || !is_bare(upper, path));
-            is_new = self.all.len() != before;
+            // What the session dropped again begins anew: neither side has anything there. An undo may bring it back.
+            self.all.retain(|path, noted| {
+                if listed.contains(path) || !is_bare(upper, path) {
+                    return true;
+                }
+                is_new |= noted.base != Base::Absent;
+                noted.base = Base::Absent;
+                !noted.before.is_empty()
+            });
+            is_new |= self.all.len() != before;
         }
-        for path in paths() {
-            if self.all.contains_key(path) {
-                continue;
-            }
-            let base = self.found(upper, lower, path, moments)?;
-            self.all.insert(path.clone(), Noted { base, before: Vec::new() });
-            is_new = true;
+        let hiding: BTreeSet<PathBuf> = changes.hiding.iter().cloned().collect();
+        let mut found = Vec::new();
+        for path in listed().filter(|path| !self.all.contains_key(*path)) {
+            let base = match self.found(upper, lower, path, moments)? {
+                Base::Known(_) if self.is_hidden_since_before(path, &hiding) => Base::Unknown,
+                base => base,
+            };
+            found.push((path.clone(), Noted { base, before: Vec::new() }));
         }
+        is_new |= !found.is_empty() || hiding != self.hiding;
+        self.all.extend(found);
+        self.hiding = hiding;
         if is_new { self.write() } else { Ok(()) }
+    }
+
+    /// Whether what the session has above a path was there at the end of an earlier use, so that the session has
+    /// never seen what the host has at the path.
+    fn is_hidden_since_before(&self, path: &Path, hiding: &BTreeSet<PathBuf>) -> bool {
+        let was_directory =
+            |noted: &Noted| matches!(noted.base, Base::Known(Entry::Directory { .. }));
+        path.ancestors().skip(1).filter(|above| hiding.contains(*above)).any(|above| {
+            self.hiding.contains(above)
+                || self.all.get(above).is_some_and(|noted| !was_directory(noted))
+        })
     }
 
     fn found(
@@ -251,7 +292,11 @@ impl Bases {
             return Ok(Base::Unknown);
         };
         match entry(lower, path) {
-            Ok(Some((found, stat))) if Moment::changed(&stat) <= since => {
+            Ok(Some((found, stat)))
+                // Where both have the same now, both go on from there.
+                if Moment::changed(&stat) <= since && !is_elsewhere(lower, path, since)
+                    || has(upper, path, &found) =>
+            {
                 if let Entry::File { size_bytes, digest, .. } = found
                     && size_bytes <= MAX_KEPT_BYTES
                     && !self.keep(lower, path, digest)?
@@ -261,8 +306,11 @@ impl Bases {
                 Ok(Base::Known(found))
             }
             Ok(Some(_)) => Ok(Base::Unknown),
-            // Deleted on the host meanwhile.
-            Ok(None) if is_copied_up(upper, path) => Ok(Base::Unknown),
+            // Deleted on the host meanwhile, or moved in the session from elsewhere: then nobody has touched the
+            // directory on the host.
+            Ok(None) if is_copied_up(upper, path) && !is_still(lower, path, since) => {
+                Ok(Base::Unknown)
+            }
             Ok(None) => Ok(Base::Absent),
             // It may not be read, so it was not either.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(Base::Unknown),
@@ -331,6 +379,23 @@ impl Bases {
         self.write()
     }
 
+    /// The same of an apply of which nobody was told in time: with each path, what the host had before it.
+    pub(super) fn settle_late(
+        &mut self,
+        paths: impl IntoIterator<Item = (PathBuf, Base, Base)>,
+        applied: &AppliedId,
+    ) -> io::Result<()> {
+        for (path, base, was) in paths {
+            // What is deleted on both sides by now may count as never having been there.
+            let unnoted = || Noted { base: base.clone(), before: Vec::new() };
+            let noted = self.all.entry(path).or_insert_with(unnoted);
+            let before = std::mem::replace(&mut noted.base, base.clone());
+            let before = if before == base { was } else { before };
+            noted.before.push((applied.clone(), before));
+        }
+        self.write()
+    }
+
     /// Notes that an apply was taken back for these paths.
     pub(super) fn take_back<'a>(
         &mut self,
@@ -340,10 +405,10 @@ impl Bases {
         for path in paths {
             let Some(noted) = self.all.get_mut(path) else { continue };
             let place = noted.before.iter().position(|(id, _)| id == applied);
-            noted.base = match place.and_then(|place| noted.before.drain(place..).next()) {
-                Some((_, base)) => base,
-                None => Base::Unknown,
-            };
+            // Where the apply was never noted, it is still what it was before that.
+            if let Some((_, base)) = place.and_then(|place| noted.before.drain(place..).next()) {
+                noted.base = base;
+            }
         }
         self.write()
     }
@@ -356,12 +421,39 @@ impl Bases {
             base: WrittenBase::of(&noted.base),
             before: noted.before.iter().map(before).collect(),
         });
-        let manifest = Manifest { version: VERSION, bases: bases.collect() };
+        let hiding = self.hiding.iter().map(|path| WrittenPath::of(path)).collect();
+        let manifest = Manifest { version: VERSION, bases: bases.collect(), hiding };
         let path = self.directory.join(MANIFEST);
         let new = self.directory.join("manifest.json.new");
         write_private(&new, &serde_json::to_vec(&manifest)?)?;
         fs::rename(new, path)
     }
+}
+
+/// Whether something above a path may be another directory than it was: a renaming changes the time of the directory
+/// that is renamed, and writes to the one that it is in, and leaves what is beneath it as it is.
+fn is_elsewhere(layer: BorrowedFd<'_>, path: &Path, since: Moment) -> bool {
+    let stat = |path: &Path| {
+        let directory = Directory::open(layer, path).ok()??;
+        directory.stat(OsStr::new(".")).ok()?
+    };
+    let above = path.ancestors().skip(1).filter(|above| !above.as_os_str().is_empty());
+    above.filter_map(|above| Some((above, above.parent()?))).any(|(directory, parent)| {
+        let is_changed = stat(directory).is_none_or(|stat| Moment::changed(&stat) > since);
+        is_changed && stat(parent).is_none_or(|stat| Moment::written(&stat) > since)
+    })
+}
+
+/// Whether nothing has come or gone since then in the nearest directory above a path that is there.
+fn is_still(layer: BorrowedFd<'_>, path: &Path, since: Moment) -> bool {
+    let above = path.ancestors().skip(1).find_map(|above| Directory::open(layer, above).ok()?);
+    let stat = above.and_then(|above| above.stat(OsStr::new(".")).ok()?);
+    stat.is_some_and(|stat| Moment::changed(&stat) <= since)
+}
+
+/// Whether a layer has this at a path.
+fn has(layer: BorrowedFd<'_>, path: &Path, wanted: &Entry) -> bool {
+    matches!(entry(layer, path), Ok(Some((found, _))) if found == *wanted)
 }
 
 fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {

@@ -197,6 +197,12 @@ impl OpenSession {
         Ok(())
     }
 
+    /// The same layers, with what is noted of them now.
+    #[must_use]
+    pub fn reread(&self, layers: SessionLayers) -> SessionLayers {
+        layers.with(Bases::read(&self.directory))
+    }
+
     /// Its layers, to be read while it is used: the upper one is given, wherever it is.
     pub(crate) fn layers_in_use(
         &self,
@@ -225,6 +231,24 @@ impl OpenSession {
         let mut bases = Bases::read(&self.directory);
         let set = layers.keep_contents(&bases, paths);
         let set = set.and_then(|paths| bases.settle(paths, applied));
+        set.map_err(SessionError::io("writing to", &self.directory.join("base")))
+    }
+
+    /// The same of an apply by a process that was killed before it could say so: with each path, what the host had
+    /// before it.
+    ///
+    /// # Errors
+    /// As [`settle`](Self::settle).
+    pub fn settle_late(
+        &self,
+        layers: &SessionLayers,
+        paths: Vec<(PathBuf, Base, Base)>,
+        applied: &AppliedId,
+    ) -> Result<(), SessionError> {
+        let mut bases = Bases::read(&self.directory);
+        let now = paths.iter().map(|(path, base, _)| (path.clone(), base.clone()));
+        let set = layers.keep_contents(&bases, now.collect::<Vec<_>>());
+        let set = set.and_then(|_| bases.settle_late(paths, applied));
         set.map_err(SessionError::io("writing to", &self.directory.join("base")))
     }
 

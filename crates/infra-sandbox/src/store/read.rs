@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use forge_domain::{Base, Entry, SessionId};
+use forge_domain::{Base, ChangeKind, Entry, SessionId};
 use rustix::fs::{Mode, OFlags};
 
 use super::base::Bases;
@@ -13,8 +13,8 @@ use super::error::SessionError;
 use super::open::OpenSession;
 use super::sessions::SessionStore;
 use crate::changes::{
-    DetailedChange, DetailedChangeSet, IgnoredFiles, LineChanges, Recent, change_set_with,
-    contents, entry, is_copied_up, line_changes, open, stat,
+    DetailedChange, DetailedChangeSet, FileFacts, IgnoredFiles, LineChanges, Recent,
+    change_set_with, contents, entry, is_copied_up, line_changes, open, stat,
 };
 use crate::layers::Layers;
 use crate::plan::HOME;
@@ -111,6 +111,10 @@ impl SessionLayers {
         Self { upper, lower, bases, recent: Recent::default() }
     }
 
+    pub(super) fn with(self, bases: Bases) -> Self {
+        Self { bases, ..self }
+    }
+
     /// A second hold of the same layers.
     ///
     /// # Errors
@@ -169,6 +173,12 @@ impl SessionLayers {
         if !self.bases.is_empty() {
             found.changes.retain(|change| {
                 let size = change.after.map(|facts| facts.size_bytes);
+                let is_directory = |facts: FileFacts| facts.mode & 0o170_000 == 0o040_000;
+                if change.kind == ChangeKind::TypeChanged && change.after.is_some_and(is_directory)
+                {
+                    // What is in it has no place on the host.
+                    return true;
+                }
                 match self.bases.of(&change.path) {
                     // Only what may be the same is read.
                     Some(Base::Known(Entry::File { size_bytes, .. }))

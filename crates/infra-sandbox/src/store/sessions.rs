@@ -12,7 +12,7 @@ use super::error::SessionError;
 use super::lock::{self, NotLocked};
 use super::make::move_to_new;
 use super::meta::{Meta, StoredSummary, Unusable};
-use super::open::{OpenSession, Origin, holds_anything};
+use super::open::{OpenSession, Origin, holds_anything, may_hold_commits};
 use crate::hook::HelperProgram;
 
 /// How the names of directories begin that are being made, are being removed, or were set aside.
@@ -236,6 +236,12 @@ impl SessionStore {
         Ok(candidates
             .into_iter()
             .find(|session| holds_anything(&self.path_of(&session.id)).unwrap_or(false)))
+    }
+
+    /// Whether a session may hold commits, which no count of files knows of.
+    #[must_use]
+    pub fn may_hold_commits(&self, id: &SessionId) -> bool {
+        may_hold_commits(&self.path_of(id))
     }
 
     /// Where what a session changed in its workspace is, unless it is in an archive.
