@@ -18,9 +18,13 @@ use crate::beneath;
 use crate::changes;
 use crate::files::{self, Temporary};
 use crate::paths::{file_type, is_mount, stat_entry};
+use crate::removal::remove_tree;
 use crate::store::{OpenSession, Outdated, SessionError, SessionLayers};
 
 const PIECE_BYTES: usize = 128 * 1024;
+
+/// More than so much in one directory is not copied.
+const MAX_COPIED: usize = 20_000;
 
 /// Which versions of the host's were said to be in conflict.
 pub(crate) type Said = BTreeMap<PathBuf, Option<Entry>>;
@@ -44,11 +48,11 @@ pub(crate) fn take_in(
     let (gone, there): (Vec<_>, Vec<_>) = behind.into_iter().partition(|one| one.host.is_none());
     for one in gone.into_iter().rev().chain(there) {
         match bring(layers, view, &one) {
-            Ok(true) => {
-                taken_in.updated_paths += 1;
+            Ok(Brought::No) => {}
+            Ok(brought) => {
+                taken_in.updated_paths += u64::from(brought == Brought::Now);
                 dealt_with.push((one.path, one.host.map_or(Base::Absent, Base::Known)));
             }
-            Ok(false) => {}
             Err(error) => {
                 session.settle(layers, dealt_with, None)?;
                 return Err(failed("writing to")(error));
@@ -68,21 +72,31 @@ pub(crate) fn take_in(
     Ok(taken_in)
 }
 
-/// Makes one path of the view what it is on the host. Says no where something of the session's is in the way, or where
-/// the host's is being changed at this moment.
-fn bring(layers: &SessionLayers, view: &OwnedFd, one: &Outdated) -> io::Result<bool> {
+/// Whether the view has what the host has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Brought {
+    Now,
+    Before,
+    /// Something of the session's is in the way, or the host's is being changed at this moment.
+    No,
+}
+
+/// Makes one path of the view what it is on the host.
+fn bring(layers: &SessionLayers, view: &OwnedFd, one: &Outdated) -> io::Result<Brought> {
     let seen = changes::entry(std::os::fd::AsFd::as_fd(view), &one.path)?.map(|(entry, _)| entry);
     if seen == one.host {
-        return Ok(true);
+        return Ok(Brought::Before);
     }
     let (Some(above), Some(name)) = (one.path.parent(), one.path.file_name()) else {
-        return Ok(false);
+        return Ok(Brought::No);
     };
-    let is_done = bring_to(layers, view, one, above, name)?;
-    if is_done && one.host.is_none() {
+    if !bring_to(layers, view, one, above, name)? {
+        return Ok(Brought::No);
+    }
+    if one.host.is_none() {
         remove_emptied(layers, view, above)?;
     }
-    Ok(is_done)
+    Ok(Brought::Now)
 }
 
 fn bring_to(
@@ -126,10 +140,11 @@ fn bring_to(
             }
             placed?;
         }
+        // One that takes the place of something else hides what the host has in it.
+        Some(Entry::Directory { mode }) if there.is_some_and(|is| is != FileType::Directory) => {
+            return bring_tree(layers, &parent, name, &one.path, *mode);
+        }
         Some(Entry::Directory { mode }) => {
-            if there.is_some_and(|there| there != FileType::Directory) {
-                unlinkat(&parent, name, AtFlags::empty())?;
-            }
             match mkdirat(&parent, name, Mode::from_raw_mode(0o700)) {
                 Ok(()) | Err(Errno::EXIST) => {}
                 Err(error) => return Err(error.into()),
@@ -143,6 +158,70 @@ fn bring_to(
             Some(FileType::Directory) | None => {}
             Some(_) => unlinkat(&parent, name, AtFlags::empty())?,
         },
+    }
+    Ok(true)
+}
+
+/// Puts a copy of a directory of the host with all that is in it into the place of something else, or leaves that.
+fn bring_tree(
+    layers: &SessionLayers,
+    parent: &OwnedFd,
+    name: &OsStr,
+    path: &Path,
+    mode: u32,
+) -> io::Result<bool> {
+    let temporary = files::unused_name(".forge-", "");
+    mkdirat(parent, &temporary, Mode::from_raw_mode(0o700))?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW;
+    let copied = beneath::open(parent, &temporary, flags, Mode::empty())
+        .and_then(|copy| copy_tree(layers, &copy, path, mode));
+    if !matches!(copied, Ok(true)) {
+        remove_tree(parent, OsStr::new(&temporary))?;
+        return copied;
+    }
+    unlinkat(parent, name, AtFlags::empty())?;
+    renameat(parent, &temporary, parent, name)?;
+    Ok(true)
+}
+
+/// Copies what a directory of the host holds. Says no where that is too much, or cannot be read as it is.
+fn copy_tree(layers: &SessionLayers, to: &OwnedFd, path: &Path, mode: u32) -> io::Result<bool> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
+    let mut modes = vec![(PathBuf::new(), mode)];
+    let (mut at, mut copied) = (0, 0);
+    while let Some((below, _)) = modes.get(at) {
+        let (below, target) = (below.clone(), beneath::open(to, below, flags, Mode::empty())?);
+        at += 1;
+        for name in layers.names_on_the_host(&path.join(&below))? {
+            copied += 1;
+            if copied > MAX_COPIED {
+                return Ok(false);
+            }
+            let path = path.join(&below).join(&name);
+            let entry = match layers.entry_on_the_host(&path) {
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(false),
+                other => other?,
+            };
+            match entry {
+                Some(Entry::File { digest, mode, .. }) => {
+                    if !write_file(layers, &target, &name, &path, digest, mode)? {
+                        return Ok(false);
+                    }
+                }
+                Some(Entry::Symlink { target: link }) => {
+                    rustix::fs::symlinkat(link, &target, &*name)?;
+                }
+                Some(Entry::Directory { mode }) => {
+                    mkdirat(&target, &*name, Mode::from_raw_mode(0o700))?;
+                    modes.push((below.join(name), mode));
+                }
+                Some(Entry::Special) | None => {}
+            }
+        }
+    }
+    for (below, mode) in modes.iter().rev() {
+        let directory = beneath::open(to, below, flags, Mode::empty())?;
+        fchmod(directory, Mode::from_raw_mode(mode & 0o777))?;
     }
     Ok(true)
 }

@@ -166,12 +166,12 @@ async fn what_the_session_left_alone_follows_the_host() {
     place.write("dropped", "back");
     fs::remove_dir_all(place.project().join("d")).unwrap();
     fs::remove_file(place.project().join("taken")).unwrap();
-    fs::create_dir(place.project().join("taken")).unwrap();
+    place.write("taken/f/g", "z");
     let taken_in = environment.take_in().await.unwrap();
     assert_eq!(taken_in, TakenIn { updated_paths: 6, ..quiet() });
-    let now = "cat file copied; readlink link; cat dropped; test -x file; test -d taken; \
+    let now = "cat file copied; readlink link; cat dropped; test -x file; cat taken/f/g; \
                test ! -e d/e/made";
-    assert_eq!(shell(&environment, now).await, "threetwocopied\nback");
+    assert_eq!(shell(&environment, now).await, "threetwocopied\nbackz");
     assert_eq!(environment.take_in().await.unwrap(), quiet(), "it is taken in once");
     assert_eq!(environment.changes().await.unwrap().changes, []);
     environment.close().await.unwrap();

@@ -273,6 +273,7 @@ impl World {
         });
         let host = self.host();
         let (seen, own) = self.seen();
+        let outdated = self.taken_in(edits, meanwhile, &before, &seen_before, &seen);
         let paths: BTreeSet<&PathBuf> = seen.keys().chain(host.keys()).chain(&own).collect();
         let mut noted = std::mem::take(&mut self.noted);
         noted.retain(|path, noted| {
@@ -297,7 +298,10 @@ impl World {
                 // It differed before: the host has changed it where the session did not see that.
                 && seen_before.get(path) == before.get(path);
             let known = Base::Known(host.get(path).cloned());
+            // It came with a directory that was taken in, and was edited then.
+            let is_taken_in = path.ancestors().skip(1).any(|above| outdated.contains(above));
             let bases = match (is_sure, host.contains_key(path)) {
+                (false, true) if is_taken_in => vec![Base::Unknown, known],
                 // One that was moved here looks like a copy of one that the host has deleted, where the host made or
                 // deleted anything beside it in this use.
                 (true, false) if meanwhile.is_some() => vec![Base::Unknown, known],
@@ -310,6 +314,53 @@ impl World {
         }
         self.noted = noted;
         self.waits();
+    }
+
+    /// What the session left as it was dealt with follows the host, from the begin of a use on; says which paths these
+    /// are.
+    fn taken_in(
+        &mut self,
+        edits: &[(usize, Edit)],
+        meanwhile: Option<&(usize, Option<Text>)>,
+        before: &Nodes,
+        seen_before: &Nodes,
+        seen: &Nodes,
+    ) -> BTreeSet<PathBuf> {
+        let mut edited: Vec<&str> = meanwhile.iter().map(|(at, _)| PATHS[*at]).collect();
+        for (at, edit) in edits {
+            edited.push(PATHS[*at]);
+            if let Edit::Move(from) = edit {
+                edited.push(PATHS[*from]);
+            }
+        }
+        let mut outdated = BTreeSet::new();
+        for (path, noted) in &mut self.noted {
+            let (had, host) = (seen_before.get(path), before.get(path));
+            let is_left_alone = noted.bases.contains(&Base::Known(had.cloned()));
+            if had == host || !is_left_alone {
+                continue;
+            }
+            outdated.insert(path.clone());
+            let is_edited = edited.iter().any(|edited| {
+                let edited = Path::new(edited);
+                path.starts_with(edited) || edited.starts_with(path)
+            });
+            let now = Base::Known(host.cloned());
+            if is_edited {
+                noted.bases.push(now);
+            } else if seen.get(path) == host {
+                noted.bases = vec![now];
+            } else {
+                let is_plain = ![had, host].into_iter().any(Node::is_directory);
+                let mut above = path.ancestors().skip(1).filter(|above| *above != Path::new(""));
+                let has_place = above.all(|above| {
+                    Node::is_directory(seen.get(above)) && Node::is_directory(before.get(above))
+                });
+                let is_sure = noted.bases.len() == 1 && is_plain && has_place;
+                assert!(!is_sure, "{path:?} does not follow the host: {host:?}, {noted:?}");
+            }
+        }
+        outdated
     }
 
     /// Whatever the session has and the host has not is listed, unless it was dealt with.

@@ -1,5 +1,6 @@
 //! Reading what a session changed, whether it is in use or not.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -13,7 +14,7 @@ use super::error::SessionError;
 use super::open::OpenSession;
 use super::sessions::SessionStore;
 use crate::changes::{
-    DetailedChange, DetailedChangeSet, FileFacts, IgnoredFiles, LineChanges, Recent,
+    DetailedChange, DetailedChangeSet, Directory, FileFacts, IgnoredFiles, LineChanges, Recent,
     change_set_with, contents, entry, is_copied_up, line_changes, open, stat,
 };
 use crate::layers::Layers;
@@ -143,6 +144,19 @@ impl SessionLayers {
     /// Whether anything stands at a path of the host.
     pub(crate) fn is_on_the_host(&self, path: &Path) -> io::Result<bool> {
         Ok(stat(self.lower.as_fd(), path)?.is_some())
+    }
+
+    /// What stands at a path of the host.
+    pub(crate) fn entry_on_the_host(&self, path: &Path) -> io::Result<Option<Entry>> {
+        Ok(entry(self.lower.as_fd(), path)?.map(|(entry, _)| entry))
+    }
+
+    /// The names in a directory of the host, without `.git`; none where it is no directory any more.
+    pub(crate) fn names_on_the_host(&self, path: &Path) -> io::Result<Vec<OsString>> {
+        let Some(directory) = Directory::open(self.lower.as_fd(), path)? else {
+            return Ok(Vec::new());
+        };
+        Ok(directory.names()?.into_iter().filter(|name| name != ".git").collect())
     }
 
     /// Opens a regular file of the host, to be read.
