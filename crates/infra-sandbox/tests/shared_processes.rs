@@ -137,3 +137,26 @@ async fn the_sessions_own_processes_cannot_be_looked_into() {
     assert_eq!(String::from_utf8_lossy(&stdout), "on\n");
     environment.close().await.unwrap();
 }
+
+#[tokio::test]
+async fn a_shell_that_starts_programs_without_pause_stands_still_when_it_is_told_to() {
+    let state = tempfile::tempdir().unwrap();
+    let environment = environment(state.path());
+    let busy = request("while :; do /bin/true; done");
+    let mut running = Vec::new();
+    for _ in 0..3 {
+        let started = environment.start_command(&busy, StartedInput::Nothing).await.unwrap();
+        running.push(tokio::spawn(started.follow(CommandIo::detached())));
+    }
+    for _ in 0..60 {
+        // One that is stopped on its way to its program keeps its parent in the kernel.
+        environment.freeze().await.unwrap();
+        environment.thaw().await.unwrap();
+        tokio::time::sleep(Duration::from_millis(3)).await;
+    }
+    assert_eq!(text(&shell(&environment, "echo on").await), "on\n");
+    environment.close().await.unwrap();
+    for one in running {
+        assert!(one.await.unwrap().is_ok());
+    }
+}
