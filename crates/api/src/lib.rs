@@ -48,7 +48,7 @@ pub use forge_infra_model::{ModelConfig, ModelConfigError, Provider};
 pub use forge_infra_sandbox::{
     AddedAccess, AddedDirectory, Check, CheckOutcome, DamagedSession, DetailedChange,
     DetailedChangeSet, FileFacts, HelperProgram, IgnoredFiles, LineChanges, Listing, OpenSession,
-    ProbeReport, PruneOptions, PruneReport, Pruned, SandboxConfig, SandboxEnvironment,
+    ProbeReport, ProcessView, PruneOptions, PruneReport, Pruned, SandboxConfig, SandboxEnvironment,
     SandboxLimits, SandboxView, SessionChoice, SessionEnd, SessionError, SessionLayers,
     SessionMedium, SessionOrigin, SessionState, SessionStore, SessionSummary, StoredSummary,
     TOOLCHAIN_VARIABLES, UsedSession, apparmor_profile, load_apparmor_profile, probe, sandbox_hook,
@@ -57,6 +57,9 @@ pub use forge_infra_tensorlake::{
     AddressError, ConfigError as TensorlakeConfigError, Resources, TensorlakeConfig,
     TensorlakeEnvironment, wait_for_reapers,
 };
+/// A Tensorlake-compatible server over the embedded sandbox.
+#[cfg(target_os = "linux")]
+pub use forge_sandboxd::{ApiKey, RunRoute, Server, ServerConfig, ServerError, StateError};
 #[cfg(target_os = "linux")]
 pub use review::{ApplyReport, Review, ReviewError};
 /// What holds a key in a [`ModelConfig`] or [`TensorlakeConfig`].

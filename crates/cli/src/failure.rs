@@ -3,7 +3,7 @@
 use std::error::Error as _;
 
 #[cfg(target_os = "linux")]
-use forge_api::{ApplyError, ReviewError, SessionError};
+use forge_api::{ApplyError, ReviewError, ServerError, SessionError, StateError};
 use forge_api::{
     CommandError, EnvironmentError, EnvironmentKind, HostError, InitError, ModelError,
     OutputStream, TensorlakeConfigError, TurnError,
@@ -46,6 +46,10 @@ pub(crate) enum Failure {
     #[cfg(target_os = "linux")]
     #[error(transparent)]
     Review(ReviewError),
+    /// There is no server.
+    #[cfg(target_os = "linux")]
+    #[error(transparent)]
+    Server(#[from] ServerError),
     /// The environment failed.
     #[error(transparent)]
     Environment(#[from] EnvironmentError),
@@ -116,6 +120,10 @@ impl Failure {
                 | ReviewError::Apply(_)
                 | ReviewError::Changes(_) => Conclusion::ForgeFailed,
             },
+            #[cfg(target_os = "linux")]
+            Self::Server(error) => match error {
+                ServerError::State(_) | ServerError::Listen { .. } => Conclusion::ForgeFailed,
+            },
             Self::Environment(_) | Self::System { .. } => Conclusion::ForgeFailed,
             Self::Write(error) => match error {
                 WriteError::ReaderGone => Conclusion::ReaderGone,
@@ -132,6 +140,10 @@ impl Failure {
             Self::Session(error) => session_hint(error),
             #[cfg(target_os = "linux")]
             Self::Review(ReviewError::Apply(error)) => apply_hint(error),
+            #[cfg(target_os = "linux")]
+            Self::Server(ServerError::State(StateError::InUse(_))) => {
+                Some("end that one, or name another directory with --state-dir".to_owned())
+            }
             Self::Model(ModelSettingsError::Name(_)) => {
                 Some("write it as provider/name, as in openai/gpt-5".to_owned())
             }

@@ -33,6 +33,8 @@ mod program;
 mod questions;
 mod rendering;
 #[cfg(target_os = "linux")]
+mod serve;
+#[cfg(target_os = "linux")]
 mod sessions;
 mod settings;
 mod signals;

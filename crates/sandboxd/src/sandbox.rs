@@ -17,7 +17,9 @@ use tracing::{debug, info, warn};
 use crate::failure::{Failure, chain};
 use crate::process::Process;
 use crate::state::StateDirectory;
-use crate::wire::{Network, Resources, SandboxResponse, now_ms};
+use crate::wire::{
+    CreateSandboxResponse, Network, Resources, SandboxFacts, SandboxResponse, now_ms,
+};
 
 /// So many processes that have ended are remembered.
 const REMEMBERED: usize = 1024;
@@ -191,11 +193,17 @@ impl Sandbox {
     }
 
     pub(crate) fn response(&self, url: &str) -> SandboxResponse {
+        SandboxResponse { id: self.id.clone(), facts: self.facts(url) }
+    }
+
+    pub(crate) fn create_response(&self, url: &str) -> CreateSandboxResponse {
+        CreateSandboxResponse { sandbox_id: self.id.clone(), facts: self.facts(url) }
+    }
+
+    fn facts(&self, url: &str) -> SandboxFacts {
         let (facts, status) = (lock(&self.facts), self.status());
         let wish = self.wish.clone();
-        SandboxResponse {
-            id: wish.id.clone(),
-            sandbox_id: wish.id,
+        SandboxFacts {
             namespace: wish.namespace,
             name: facts.name.clone(),
             status: status.name(),

@@ -71,11 +71,25 @@ pub(crate) struct Resources {
     pub(crate) disk_mb: u64,
 }
 
-/// A sandbox, in the answers of create and get alike.
+/// The answer to a create, which calls the id by another name. Official clients take both for one, and
+/// refuse an answer with both.
+#[derive(Debug, Serialize)]
+pub(crate) struct CreateSandboxResponse {
+    pub(crate) sandbox_id: String,
+    #[serde(flatten)]
+    pub(crate) facts: SandboxFacts,
+}
+
+/// A sandbox, in every other answer.
 #[derive(Debug, Serialize)]
 pub(crate) struct SandboxResponse {
     pub(crate) id: String,
-    pub(crate) sandbox_id: String,
+    #[serde(flatten)]
+    pub(crate) facts: SandboxFacts,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct SandboxFacts {
     pub(crate) namespace: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) name: Option<String>,

@@ -14,6 +14,8 @@ mod harness;
 mod live;
 #[cfg(target_os = "linux")]
 mod sandbox;
+#[cfg(target_os = "linux")]
+mod serve;
 mod signals;
 mod task;
 mod tensorlake;

@@ -68,7 +68,7 @@ pub(super) async fn create(
         Status::Pending => StatusCode::ACCEPTED,
         Status::Failed | Status::Terminated => StatusCode::UNPROCESSABLE_ENTITY,
     };
-    Ok((code, Json(sandbox.response(&url(&shared, &headers)))).into_response())
+    Ok((code, Json(sandbox.create_response(&url(&shared, &headers)))).into_response())
 }
 
 fn wish(namespace: &str, body: CreateSandboxRequest) -> Result<Wish, Failure> {

@@ -22,7 +22,7 @@ async fn what_was_asked_for_is_reported_and_unknown_fields_are_ignored() {
     assert_eq!(status, StatusCode::OK);
     assert!(body["created_at"].take().as_u64().unwrap() > 1_700_000_000_000);
     let expected = json!({
-        "id": sandbox.id, "sandbox_id": sandbox.id, "namespace": "default", "name": "one",
+        "id": sandbox.id, "namespace": "default", "name": "one",
         "status": "running", "image": "python:3.14", "entrypoint": ["sleep", "1"],
         "resources": {"cpus": 0.5, "memory_mb": 256, "disk_mb": 512}, "timeout_secs": 77,
         "network": {"allow_internet_access": false, "allow_out": [], "deny_out": []},
