@@ -20,6 +20,7 @@
 //! # }
 //! ```
 
+mod commits;
 mod config;
 mod executor;
 mod forge;
@@ -29,6 +30,7 @@ mod turn;
 
 /// What an [`OutputSink`] is given.
 pub use bytes::Bytes;
+pub use commits::{BringError, BroughtCommits, bring_commits};
 pub use config::{ApproveAll, ExecutorConfig, ForgeConfig, LocalOptions};
 pub use executor::Executor;
 pub use forge::{ForgeAPI, InitError};
@@ -42,7 +44,8 @@ pub use forge_app::review as planning;
 pub use forge_domain::*;
 #[cfg(target_os = "linux")]
 pub use forge_infra_apply::HostTree;
-pub use forge_infra_local::{LocalHost, git_identity};
+pub use forge_infra_git::{HostRepository, git_identity};
+pub use forge_infra_local::LocalHost;
 pub use forge_infra_model::{ModelConfig, ModelConfigError, Provider};
 #[cfg(target_os = "linux")]
 pub use forge_infra_sandbox::{
@@ -51,7 +54,8 @@ pub use forge_infra_sandbox::{
     ProbeReport, ProcessView, PruneOptions, PruneReport, Pruned, SandboxConfig, SandboxEnvironment,
     SandboxLimits, SandboxView, SessionChoice, SessionEnd, SessionError, SessionLayers,
     SessionMedium, SessionOrigin, SessionState, SessionStore, SessionSummary, StoredSummary,
-    TOOLCHAIN_VARIABLES, UsedSession, apparmor_profile, load_apparmor_profile, probe, sandbox_hook,
+    TOOLCHAIN_VARIABLES, UsedSession, WaitingCommits, apparmor_profile, load_apparmor_profile,
+    probe, sandbox_hook,
 };
 pub use forge_infra_tensorlake::{
     AddressError, ConfigError as TensorlakeConfigError, Resources, TensorlakeConfig,

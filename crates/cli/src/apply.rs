@@ -7,11 +7,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use forge_api::planning::{Choices, Conflict, Left, Plan, Reason, Resolution};
 use forge_api::{
-    Applied, AppliedPath, ApplyError, ApplyReport, ApplyTarget, Entry, HostTree, OutputStream,
-    Placed, Review, ReviewError, ReviewedPath, SessionSummary, Step, Undo,
+    Applied, AppliedPath, ApplyError, ApplyReport, ApplyTarget, BranchName, Entry, HostTree,
+    OutputStream, Placed, Review, ReviewError, ReviewedPath, SessionSummary, Step, Undo,
 };
 
 use crate::arguments::ApplyArguments;
+use crate::commits::{self, Listed};
 use crate::diff::{chosen, targets};
 use crate::executor::store_directory;
 use crate::exit::Conclusion;
@@ -42,6 +43,9 @@ pub(crate) async fn apply(arguments: ApplyArguments) -> Result<Conclusion, Failu
         failure::note("there is nothing to apply", said.paint);
         return Ok(Conclusion::Done);
     };
+    if let Some(name) = &arguments.branch {
+        return commits::branch(&place.store, &session, branch_name(name)?, said.paint).await;
+    }
     let choices = Choices {
         paths: chosen(&session, &arguments.common, &paths)?,
         conflicts: match (arguments.ours, arguments.theirs, arguments.merge) {
@@ -57,25 +61,46 @@ pub(crate) async fn apply(arguments: ApplyArguments) -> Result<Conclusion, Failu
     };
     let state = store_directory()?;
     let open = place.store.lock(&session.id)?;
+    let all = (choices.paths.is_empty() && !arguments.undo).then(|| session.clone());
+    let (is_dry, paint) = (arguments.dry_run, said.paint);
     // Files are read and written: not on a thread that has others to serve.
     let work = move || {
         let review = Review::new(open, &session.workspace, &state)?;
         let conclusion = if arguments.undo {
-            undo(&review, &choices, arguments.force, &said)
+            undo(&review, &choices, arguments.force, &said).map(Some)
         } else {
             carry_out(&review, &arguments, choices, &said)
         };
         review.close()?;
         conclusion
     };
-    match tokio::task::spawn_blocking(work).await {
-        Ok(conclusion) => conclusion,
+    let files = match tokio::task::spawn_blocking(work).await {
+        Ok(conclusion) => conclusion?,
         Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-        Err(error) => Err(Failure::System {
-            what: "the changes cannot be applied",
-            source: std::io::Error::other(error),
-        }),
+        Err(error) => {
+            return Err(Failure::System {
+                what: "the changes cannot be applied",
+                source: std::io::Error::other(error),
+            });
+        }
+    };
+    // Who has said no to the files has said no.
+    let Some(files) = files else { return Ok(Conclusion::NotDone) };
+    let Some(session) = all else { return Ok(files) };
+    if is_dry {
+        commits::note_waiting(&place.store, &session.id, paint);
+        return Ok(files);
     }
+    match commits::bring_waiting(&place.store, &session, Listed::OnStdout, paint).await? {
+        Conclusion::Done => Ok(files),
+        left => Ok(left),
+    }
+}
+
+fn branch_name(text: &str) -> Result<BranchName, Failure> {
+    BranchName::parse(text).map_err(|refusal| {
+        Failure::Usage(format!("{text:?} cannot be the name of a branch: {refusal}"))
+    })
 }
 
 /// Takes an apply back, or finishes it, that was killed in the middle. What cannot be done is said.
@@ -120,12 +145,13 @@ pub(crate) struct Said {
     is_withdrawn: Arc<AtomicBool>,
 }
 
+/// Applies, or says what would be done; `None` where the user says no to all of it.
 fn carry_out(
     review: &Review<'_>,
     arguments: &ApplyArguments,
     mut choices: Choices,
     said: &Said,
-) -> Result<Conclusion, Failure> {
+) -> Result<Option<Conclusion>, Failure> {
     if arguments.dry_run {
         let plan = review.plan(&choices);
         print(&listed(&plan.steps))?;
@@ -133,18 +159,22 @@ fn carry_out(
         let count = plan.steps.iter().filter(|step| !is_directory(step)).count() as u64;
         let text = format!("{count} {} would be changed", plural(count, "path", "paths"));
         failure::note(&text, said.paint);
-        return Ok(if plan.left.is_empty() { Conclusion::Done } else { Conclusion::NotDone });
+        return Ok(Some(concluded(&plan)));
     }
     let can_ask = stdin::kind() == stdin::Kind::Terminal && is_terminal(OutputStream::Stderr);
     if can_ask && !arguments.yes && !said.choose(&review.plan(&choices), &mut choices)? {
-        return Ok(Conclusion::NotDone);
+        return Ok(None);
     }
     let report = review.apply(&choices)?;
     if let Some(applied) = &report.applied {
         print(&done(&applied.paths))?;
     }
     said.report(&report);
-    Ok(if report.plan.left.is_empty() { Conclusion::Done } else { Conclusion::NotDone })
+    Ok(Some(concluded(&report.plan)))
+}
+
+fn concluded(plan: &Plan) -> Conclusion {
+    if plan.left.is_empty() { Conclusion::Done } else { Conclusion::NotDone }
 }
 
 /// Takes the newest apply back, or these paths of it.

@@ -64,6 +64,7 @@ pub(crate) enum Verb {
     ///
     /// All of it is done or nothing. What was changed on both sides is merged where that can be; what cannot
     /// be brought over, or needs a yes of its own, is left in the session and listed, and the exit code is 1.
+    /// Commits that the session made become refs beneath refs/forge/, and no branch of yours moves.
     Apply(Box<ApplyArguments>),
     /// Drop what a session has changed
     Discard(Box<DiscardArguments>),
@@ -161,9 +162,14 @@ pub(crate) struct ApplyArguments {
     /// Say what would be done, and do nothing
     #[arg(short = 'n', long, conflicts_with = "undo")]
     pub(crate) dry_run: bool,
-    /// Take the newest apply of the session back
+    /// Take the newest apply of the session back; refs of commits stay
     #[arg(long)]
     pub(crate) undo: bool,
+    /// Make this branch of the commit that is checked out in the session, and apply no files
+    #[arg(long, value_name = "NAME", conflicts_with_all = [
+        "paths", "ours", "theirs", "merge", "allow_exec", "allow_symlink", "allow_deletions", "dry_run", "undo",
+    ])]
+    pub(crate) branch: Option<String>,
     /// With --undo and PATHS: also where a file was changed since
     #[arg(short = 'f', long, requires = "undo")]
     pub(crate) force: bool,

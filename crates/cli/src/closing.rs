@@ -2,15 +2,17 @@
 
 use forge_api::{ForgeAPI, OutputStream, Signal};
 #[cfg(target_os = "linux")]
-use forge_api::{SessionOrigin, StoredSummary};
+use forge_api::{SessionId, SessionOrigin, SessionStore, StoredSummary};
 
 use crate::arguments::ApplyWhen;
 use crate::choice::Choice;
+#[cfg(target_os = "linux")]
+use crate::commits;
+#[cfg(target_os = "linux")]
+use crate::exit::Conclusion;
 use crate::failure::{self, Failure};
 #[cfg(target_os = "linux")]
 use crate::pending::Pending;
-#[cfg(target_os = "linux")]
-use crate::sessions::counted;
 use crate::settings::Settings;
 use crate::signals::Signals;
 use crate::stdin;
@@ -60,6 +62,16 @@ pub(crate) enum Left {
     Something,
 }
 
+#[cfg(target_os = "linux")]
+impl Left {
+    pub(crate) fn of(conclusion: &Conclusion) -> Self {
+        match conclusion {
+            Conclusion::Done => Self::Nothing,
+            _ => Self::Something,
+        }
+    }
+}
+
 /// How an end was.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Closed {
@@ -97,11 +109,14 @@ pub(crate) async fn close(api: &ForgeAPI, closing: Closing<'_>, signals: &mut Si
     #[cfg(target_os = "linux")]
     if let Some(used) = api.executor().session()
         && let Some(kept) = used.kept
-        && kept != StoredSummary::default()
+        && let commits = waiting(&used.id)
+        && (kept != StoredSummary::default() || commits.is_some())
     {
         let StoredSummary { changed_files, ignored_files } = kept;
-        let held = counted(changed_files, ignored_files);
+        let has_commits = commits.is_some();
+        let held = commits::held(changed_files, ignored_files, commits);
         let ways = match changed_files {
+            0 if has_commits => "forge apply brings them over, forge discard drops them".to_owned(),
             0 => format!("forge discard {} drops them", used.id),
             _ => "forge diff shows them, forge apply brings them over, forge discard drops them"
                 .to_owned(),
@@ -111,7 +126,13 @@ pub(crate) async fn close(api: &ForgeAPI, closing: Closing<'_>, signals: &mut Si
             SessionOrigin::Continued => ", which was continued,",
         };
         failure::note(&format!("session {}{origin} holds {held}: {ways}", used.id), paint);
-        if changed_files > 0 && closed.is_ok() && end != End::Wait {
+        // About commits alone nobody is asked.
+        let is_due = match end {
+            End::Wait => false,
+            End::Ask => changed_files > 0,
+            End::Apply => changed_files > 0 || has_commits,
+        };
+        if is_due && closed.is_ok() {
             done = closing.pending.at_the_end(&used.id, end, signals, paint).await;
         }
     }
@@ -119,4 +140,11 @@ pub(crate) async fn close(api: &ForgeAPI, closing: Closing<'_>, signals: &mut Si
         failure::warn(&Failure::from(error).message(), paint);
     }
     done
+}
+
+/// The commits of a session that wait, in words.
+#[cfg(target_os = "linux")]
+fn waiting(id: &SessionId) -> Option<String> {
+    let state = crate::executor::store_directory().ok()?;
+    commits::waiting(&SessionStore::new(state), id)
 }

@@ -7,11 +7,12 @@ use std::path::{Component, Path, PathBuf};
 use forge_api::difference::{Movable, Moved, Side, renames};
 use forge_api::{
     ChangeKind, DetailedChange, FileFacts, ForgeAPI, IgnoredFiles, LineChanges, OutputStream,
-    SessionLayers, SessionSummary,
+    SessionLayers, SessionRef, SessionSummary, WaitingCommits,
 };
 use serde::Serialize;
 
 use crate::arguments::{DiffArguments, PlaceOptions};
+use crate::commits;
 use crate::exit::Conclusion;
 use crate::failure::{self, Failure};
 use crate::pager::{Output, Reader};
@@ -45,8 +46,10 @@ pub(crate) async fn diff(arguments: DiffArguments) -> Result<Conclusion, Failure
     if !chosen.is_empty() {
         changes.changes.retain(|change| chosen.iter().any(|path| change.path.starts_with(path)));
     }
+    let paint = Paint::choose(arguments.common.color.unwrap_or_default(), OutputStream::Stderr);
     if arguments.json {
-        json(&session, &layers, &changes.changes, changes.ignored_files)?;
+        let commits = place.store.waiting_commits(&session.id)?;
+        json(&session, &layers, &changes.changes, changes.ignored_files, &commits)?;
         return Ok(Conclusion::Done);
     } else if arguments.name_only {
         let mut text = Vec::new();
@@ -70,10 +73,10 @@ pub(crate) async fn diff(arguments: DiffArguments) -> Result<Conclusion, Failure
             changes.ignored_files,
             plural(changes.ignored_files, "file", "files")
         );
-        failure::note(
-            &message,
-            Paint::choose(arguments.common.color.unwrap_or_default(), OutputStream::Stderr),
-        );
+        failure::note(&message, paint);
+    }
+    if chosen.is_empty() {
+        commits::note_waiting(&place.store, &session.id, paint);
     }
     Ok(Conclusion::Done)
 }
@@ -247,6 +250,15 @@ struct JsonDiff<'a> {
     workspace: String,
     changes: Vec<JsonChange<'a>>,
     ignored_files: u64,
+    /// The refs of commits that wait; null where there may be any that only git can name.
+    commits: Option<Vec<JsonRef<'a>>>,
+}
+
+/// A ref of the session, without the `refs/`.
+#[derive(Serialize)]
+struct JsonRef<'a> {
+    name: &'a str,
+    id: &'a str,
 }
 
 /// One path. A field that does not apply is null.
@@ -266,11 +278,12 @@ struct JsonChange<'a> {
     renamed_from: Option<std::borrow::Cow<'a, str>>,
 }
 
-fn json(
+fn json<'a>(
     session: &SessionSummary,
     layers: &SessionLayers,
     changes: &[DetailedChange],
     ignored_files: u64,
+    commits: &'a WaitingCommits,
 ) -> Result<(), Failure> {
     use std::os::unix::ffi::OsStrExt;
     let moved = moved(layers, changes);
@@ -312,6 +325,15 @@ fn json(
         workspace: session.workspace.display().to_string(),
         changes: changes.collect(),
         ignored_files,
+        commits: match commits {
+            WaitingCommits::None => Some(Vec::new()),
+            WaitingCommits::Refs(refs) => {
+                let row =
+                    |one: &'a SessionRef| JsonRef { name: one.name.as_str(), id: one.id.as_str() };
+                Some(refs.iter().map(row).collect())
+            }
+            WaitingCommits::Unknown => None,
+        },
     };
     let mut text = serde_json::to_vec_pretty(&whole).map_err(|error| Failure::System {
         what: "the changes cannot be written as JSON",

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 #[cfg(target_os = "linux")]
 use forge_api::{
-    AddedAccess, AddedDirectory, Network, SandboxConfig, SandboxLimits, SessionChoice,
+    AddedAccess, AddedDirectory, Network, SandboxConfig, SandboxLimits, SessionChoice, SessionId,
     SessionStore, TOOLCHAIN_VARIABLES,
 };
 use forge_api::{EnvironmentVariable, ExecutorConfig, LocalOptions};
@@ -64,6 +64,30 @@ pub(crate) fn store_directory() -> Result<PathBuf, Failure> {
     })
 }
 
+/// What a session's environment is made of, where forge itself runs something in it.
+///
+/// # Errors
+/// There is no place to keep sessions.
+#[cfg(target_os = "linux")]
+pub(crate) fn for_session(id: &SessionId) -> Result<SandboxConfig, Failure> {
+    let state = std::path::absolute(store_directory()?).map_err(|source| Failure::System {
+        what: "the state directory cannot be named",
+        source,
+    })?;
+    let mut config = SandboxConfig::new(state)
+        .session(SessionChoice::Named(id.clone()))
+        .toolchain_variables(toolchain_variables());
+    config.home = variables::absolute_path("HOME");
+    Ok(config)
+}
+
+#[cfg(target_os = "linux")]
+fn toolchain_variables() -> Vec<(OsString, OsString)> {
+    std::env::vars_os()
+        .filter(|(name, _)| TOOLCHAIN_VARIABLES.iter().any(|known| name == known))
+        .collect()
+}
+
 #[cfg(target_os = "linux")]
 fn sandbox(
     choice: &SandboxChoice,
@@ -89,16 +113,13 @@ fn sandbox(
         source: added.directory.clone(),
         access: if added.writable { AddedAccess::ReadWrite } else { AddedAccess::ReadOnly },
     });
-    let toolchains: Vec<(OsString, OsString)> = std::env::vars_os()
-        .filter(|(name, _)| TOOLCHAIN_VARIABLES.iter().any(|known| name == known))
-        .collect();
     // The user's own variables come last and win.
     let mut all = git::identity();
     all.extend(environment);
     let mut config = SandboxConfig::new(state)
         .session(session)
         .environment(all)
-        .toolchain_variables(toolchains)
+        .toolchain_variables(toolchain_variables())
         .limits(limits)
         .include(choice.include.clone())
         .added(added.collect::<Vec<_>>())

@@ -3,7 +3,9 @@
 use std::error::Error as _;
 
 #[cfg(target_os = "linux")]
-use forge_api::{ApplyError, ReviewError, ServerError, SessionError, StateError};
+use forge_api::{
+    ApplyError, BringError, CommitsError, ReviewError, ServerError, SessionError, StateError,
+};
 use forge_api::{
     CommandError, EnvironmentError, EnvironmentKind, HostError, InitError, ModelError,
     OutputStream, TensorlakeConfigError, TurnError,
@@ -50,6 +52,14 @@ pub(crate) enum Failure {
     #[cfg(target_os = "linux")]
     #[error(transparent)]
     Server(#[from] ServerError),
+    /// Commits could not be brought to the project.
+    #[cfg(target_os = "linux")]
+    #[error(transparent)]
+    Commits(#[from] BringError),
+    /// Nothing is checked out in a session that a branch could be made of.
+    #[cfg(target_os = "linux")]
+    #[error("there is no commit in the session")]
+    NoCommit,
     /// The environment failed.
     #[error(transparent)]
     Environment(#[from] EnvironmentError),
@@ -124,6 +134,23 @@ impl Failure {
             Self::Server(error) => match error {
                 ServerError::State(_) | ServerError::Listen { .. } => Conclusion::ForgeFailed,
             },
+            #[cfg(target_os = "linux")]
+            Self::NoCommit => Conclusion::NotDone,
+            #[cfg(target_os = "linux")]
+            Self::Commits(error) => match error {
+                BringError::Target(
+                    CommitsError::BranchExists { .. }
+                    | CommitsError::NoRepository { .. }
+                    | CommitsError::Refused { .. },
+                )
+                | BringError::Listing(_)
+                | BringError::TooLarge { .. } => Conclusion::NotDone,
+                BringError::Target(_)
+                | BringError::Command(_)
+                | BringError::Inside { .. }
+                | BringError::TimedOut
+                | BringError::Io { .. } => Conclusion::ForgeFailed,
+            },
             Self::Environment(_) | Self::System { .. } => Conclusion::ForgeFailed,
             Self::Write(error) => match error {
                 WriteError::ReaderGone => Conclusion::ReaderGone,
@@ -143,6 +170,10 @@ impl Failure {
             #[cfg(target_os = "linux")]
             Self::Server(ServerError::State(StateError::InUse(_))) => {
                 Some("end that one, or name another directory with --state-dir".to_owned())
+            }
+            #[cfg(target_os = "linux")]
+            Self::Commits(BringError::Target(CommitsError::BranchExists { .. })) => {
+                Some("choose another name, or delete the branch first".to_owned())
             }
             Self::Model(ModelSettingsError::Name(_)) => {
                 Some("write it as provider/name, as in openai/gpt-5".to_owned())

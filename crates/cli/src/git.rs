@@ -1,5 +1,7 @@
 //! The user's name for commits, which is all of their git configuration that commands get.
 
+use std::ffi::OsString;
+
 use forge_api::{EnvironmentVariable, VariableName, git_identity};
 
 use crate::variables;
@@ -27,5 +29,10 @@ fn settings() -> Vec<(String, String)> {
     let Some(home) = variables::absolute_path("HOME") else { return Vec::new() };
     let configuration =
         variables::absolute_path("XDG_CONFIG_HOME").unwrap_or_else(|| home.join(".config"));
-    git_identity(&home, &configuration)
+    git_identity(&home, &configuration, &search_path())
+}
+
+/// Where git is looked for.
+pub(crate) fn search_path() -> OsString {
+    std::env::var_os("PATH").unwrap_or_default()
 }

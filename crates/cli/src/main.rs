@@ -10,6 +10,8 @@ mod arguments;
 mod banner;
 mod choice;
 mod closing;
+#[cfg(target_os = "linux")]
+mod commits;
 mod configuration;
 #[cfg(target_os = "linux")]
 mod diff;

@@ -4,11 +4,13 @@ use std::pin::pin;
 
 use forge_api::planning::{Choices, Plan};
 use forge_api::{
-    ApplyReport, ChangesError, ForgeAPI, Review, ReviewError, SessionId, SessionStore, Signal,
+    ApplyReport, ChangesError, ForgeAPI, Review, ReviewError, SessionId, SessionStore,
+    SessionSummary, Signal,
 };
 
 use crate::apply::{Said, undo};
 use crate::closing::{Closed, End, Left};
+use crate::commits;
 use crate::executor::store_directory;
 use crate::exit::Conclusion;
 use crate::failure::{self, Failure};
@@ -72,10 +74,17 @@ impl Pending {
             let plan = planned(api).await?.filter(|plan| !is_empty(plan));
             let plan = match (plan, occasion) {
                 (None, Occasion::Asked) => {
-                    failure::note("nothing waits", said.paint());
+                    if !commits::bring_live(api, said.paint()).await {
+                        failure::note("nothing waits", said.paint());
+                    }
                     return Ok(());
                 }
-                (None, Occasion::TurnEnded) => return Ok(()),
+                (None, Occasion::TurnEnded) => {
+                    if end == End::Apply {
+                        commits::bring_live(api, said.paint()).await;
+                    }
+                    return Ok(());
+                }
                 (Some(plan), Occasion::TurnEnded) if self.known.as_ref() == Some(&plan) => {
                     return Ok(());
                 }
@@ -111,6 +120,7 @@ impl Pending {
                 Some(Tried::Applied(report)) => {
                     said.report(&report?);
                     self.known = planned(api).await?;
+                    commits::bring_live(api, said.paint()).await;
                     return Ok(());
                 }
             }
@@ -150,10 +160,23 @@ impl Pending {
             let (id, said) = (id.clone(), said.clone());
             tokio::task::spawn_blocking(move || self.conclude(&id, end, &said))
         };
-        let (done, ended_by) = with_signals(&said, signals, work).await;
+        let (done, mut ended_by) = with_signals(&said, signals, work).await;
         let left = match done {
-            Ok(Ok(Conclusion::Done)) => Left::Nothing,
-            Ok(Ok(_)) => Left::Something,
+            Ok(Ok((files, None))) => Left::of(&files),
+            Ok(Ok((files, Some(session)))) => {
+                let bring = commits::bring_at_the_end(&session, paint);
+                // What was begun on the host is all or nothing.
+                tokio::select! {
+                    commits = bring => match Left::of(&commits) {
+                        Left::Nothing => Left::of(&files),
+                        Left::Something => Left::Something,
+                    },
+                    arrival = signals.next() => {
+                        ended_by = Some(signal(arrival));
+                        Left::Something
+                    }
+                }
+            }
             Ok(Err(failure)) => {
                 failure::print(&failure, paint);
                 Left::Something
@@ -164,11 +187,17 @@ impl Pending {
         Closed { left, ended_by }
     }
 
-    fn conclude(self, id: &SessionId, end: End, said: &Said) -> Result<Conclusion, Failure> {
+    /// What became of the files, and the session where that was done to them which is to be done.
+    fn conclude(
+        self,
+        id: &SessionId,
+        end: End,
+        said: &Said,
+    ) -> Result<(Conclusion, Option<SessionSummary>), Failure> {
         let state = store_directory()?;
         let store = SessionStore::new(&state);
-        let workspace = store.find(id)?.workspace;
-        let review = Review::new(store.lock(id)?, &workspace, &state)?;
+        let session = store.find(id)?;
+        let review = Review::new(store.lock(id)?, &session.workspace, &state)?;
         let plan = review.plan(&Choices::default());
         let mut choices = Choices::default();
         let is_meant = match end {
@@ -186,7 +215,7 @@ impl Pending {
             }
         }
         review.close()?;
-        Ok(conclusion)
+        Ok((conclusion, is_meant.then_some(session)))
     }
 }
 
@@ -229,11 +258,15 @@ async fn with_signals<T>(
             done = &mut work => return (done, ended_by),
             arrival = signals.next() => {
                 said.withdraw();
-                ended_by = Some(match arrival {
-                    Arrival::Interrupt => Signal::INT,
-                    Arrival::Terminate(signal) => signal,
-                });
+                ended_by = Some(signal(arrival));
             }
         }
+    }
+}
+
+fn signal(arrival: Arrival) -> Signal {
+    match arrival {
+        Arrival::Interrupt => Signal::INT,
+        Arrival::Terminate(signal) => signal,
     }
 }

@@ -12,6 +12,7 @@ use forge_api::{
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::arguments::{DiscardArguments, PlaceOptions, SessionArguments, SessionVerb};
+use crate::commits;
 use crate::executor::store_directory;
 use crate::exit::Conclusion;
 use crate::failure::{self, Failure};
@@ -101,7 +102,8 @@ pub(crate) async fn discard(arguments: DiscardArguments) -> Result<Conclusion, F
         .changes()
         .map_err(|source| Failure::System { what: "the changes cannot be read", source })?;
     let (changed, ignored) = (count.changes.len() as u64, count.ignored_files);
-    let what = format!("{} of session {}", counted(changed, ignored), session.id);
+    let held = commits::held(changed, ignored, commits::waiting(&place.store, &session.id));
+    let what = format!("{held} of session {}", session.id);
     if !arguments.force && !asked(&format!("Discard {what}?"), paint)? {
         return Ok(Conclusion::NotDone);
     }
@@ -208,7 +210,11 @@ fn show(place: &Place, text: &str, json: bool) -> Result<Conclusion, Failure> {
             SessionState::Running(Some(pid)) => format!("running (process {pid})"),
         };
         let held = match &changes {
-            Some(changes) => counted(changes.changes.len() as u64, changes.ignored_files),
+            Some(changes) => {
+                let changed = changes.changes.len() as u64;
+                let commits = commits::waiting(&place.store, &session.id);
+                commits::held(changed, changes.ignored_files, commits)
+            }
             None => "its workspace cannot be read".to_owned(),
         };
         for (name, value) in [

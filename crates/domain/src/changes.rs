@@ -48,7 +48,7 @@ pub struct TakenIn {
     /// What the host has changed since, and the session too: it goes on with its own version. In byte order; each is
     /// named once for each version of the host's.
     pub conflicts: Vec<PathBuf>,
-    /// Background commands run, and what they have open is still as it was.
+    /// Commands run meanwhile, and what they have open is still as it was.
     pub is_partial: bool,
 }
 

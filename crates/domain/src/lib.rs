@@ -55,8 +55,10 @@ pub use output::{
     RetainedOutput, SinkClosed, Spill, SpillFile,
 };
 pub use review::{
-    Applied, AppliedId, AppliedPath, ApplyContents, ApplyError, ApplyTarget, Base, Content, Digest,
-    Entry, PathRefusal, Placed, ReviewedPath, Step, Undo,
+    Applied, AppliedId, AppliedPath, ApplyContents, ApplyError, ApplyTarget, Base, BranchName,
+    BroughtRefs, CommitTarget, CommitsError, Content, Digest, Entry, GitObjectId, PathRefusal,
+    Placed, RefRefusal, RepositoryRefs, ReviewedPath, SessionRef, SessionRefName, Step, Undo,
+    session_refs,
 };
 pub use search::{
     CaseSensitivity, IgnoreRules, Search, SearchError, SearchMatch, SearchOutcome, SearchQuery,

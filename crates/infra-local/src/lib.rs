@@ -10,7 +10,6 @@
 mod config;
 mod environment;
 mod files;
-mod git;
 mod group;
 mod host;
 mod launch;
@@ -21,5 +20,4 @@ mod search;
 
 pub use config::LocalConfig;
 pub use environment::LocalEnvironment;
-pub use git::git_identity;
 pub use host::LocalHost;

@@ -172,7 +172,7 @@ pub(crate) struct Inner {
     /// Cancelled when the environment is being closed: every running command ends.
     pub(crate) closing: CancellationToken,
     /// Every call holds a read lock while it works, so `close` can wait for all of them.
-    calls: RwLock<()>,
+    pub(crate) calls: RwLock<()>,
     pub(crate) closed: OnceCell<Result<(), String>>,
 }
 
@@ -293,7 +293,7 @@ impl Inner {
     }
 
     /// Whether background commands run.
-    fn others(&self) -> Others {
+    pub(crate) fn others(&self) -> Others {
         match self.background().values().any(|(_, command)| command.ending().is_none()) {
             true => Others::Running,
             false => Others::None,
@@ -307,11 +307,14 @@ impl Inner {
     }
 
     /// Brings in what the host has changed, where the session stands.
-    pub(crate) async fn take_in(self: &Arc<Self>) -> Result<TakenIn, EnvironmentError> {
+    pub(crate) async fn take_in(
+        self: &Arc<Self>,
+        others: Others,
+    ) -> Result<TakenIn, EnvironmentError> {
         let Some(standing) = self.standing.lock().await.clone() else {
             return Ok(TakenIn::default());
         };
-        let (workspace, others) = (self.config.workspace.root.clone(), self.others());
+        let workspace = self.config.workspace.root.clone();
         blocking(move || standing.take_in(&workspace, others)).await?.map_err(store_error)
     }
 
@@ -408,9 +411,9 @@ impl From<StartError> for NotStarted {
     }
 }
 
-/// Whether background commands run.
+/// Whether commands run meanwhile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Others {
+pub(crate) enum Others {
     None,
     Running,
 }

@@ -61,6 +61,6 @@ pub use probe::{Check, CheckOutcome, ProbeReport, apparmor_profile, load_apparmo
 pub use store::{
     DamagedSession, Listing, OpenSession, PruneOptions, PruneReport, Pruned, SessionChoice,
     SessionEnd, SessionError, SessionLayers, SessionState, SessionStore, SessionSummary,
-    StoredSummary,
+    StoredSummary, WaitingCommits,
 };
 pub use toolchains::TOOLCHAIN_VARIABLES;

@@ -194,7 +194,7 @@ pub(crate) fn scratch_bytes(config: &SandboxConfig) -> u64 {
 
 /// The git directory of a linked worktree or a submodule, where that lies outside of the workspace:
 /// the one that its worktrees share (gitrepository-layout(5)).
-fn outside_git_directory(workspace: &Path) -> Option<PathBuf> {
+pub(crate) fn outside_git_directory(workspace: &Path) -> Option<PathBuf> {
     let text = fs::read(workspace.join(".git")).ok()?;
     let path = text.strip_prefix(b"gitdir: ")?;
     let path = path.strip_suffix(b"\n").unwrap_or(path);

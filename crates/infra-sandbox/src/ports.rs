@@ -21,7 +21,7 @@ use forge_domain::{
 };
 use tracing::debug;
 
-use crate::environment::{Inner, SandboxEnvironment, Standing, blocking};
+use crate::environment::{Inner, Others, SandboxEnvironment, Standing, blocking};
 use crate::paths::Trees;
 use crate::plan::joined;
 use crate::run::{Input, Launched, RunLimits, Watch, follow, launch};
@@ -389,11 +389,19 @@ impl Changes for SandboxEnvironment {
     }
 
     async fn take_in(&self) -> Result<TakenIn, ChangesError> {
-        let _call = self.inner.enter().await?;
+        let call = self.inner.enter().await?;
         if !self.inner.is_tracked() {
             return Err(ChangesError::NotTracked { environment: EnvironmentKind::Sandbox });
         }
-        Ok(self.inner.take_in().await?)
+        drop(call);
+        // Nobody else is kept waiting; and where somebody works, that is known.
+        match self.inner.calls.try_write() {
+            Ok(_alone) => Ok(self.inner.take_in(self.inner.others()).await?),
+            Err(_) => {
+                let _call = self.inner.enter().await?;
+                Ok(self.inner.take_in(Others::Running).await?)
+            }
+        }
     }
 
     async fn discard_changes(&self) -> Result<(), ChangesError> {

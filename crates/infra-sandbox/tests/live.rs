@@ -248,6 +248,29 @@ async fn background_commands_stand_still_while_a_session_is_looked_at_and_go_on_
     environment.close().await.unwrap();
 }
 
+/// A command that has a file open works on what it opened, whatever has taken its place since.
+#[tokio::test]
+async fn what_a_running_command_has_open_is_never_taken_for_the_hosts_newer_version() {
+    let place = Place::new(&[("held", "one\n"), ("go", "")]);
+    let environment = place.environment();
+    let holding = "exec 3<held; echo ready > ready; while [ ! -s go ]; do sleep 0.01; done; \
+                   cat <&3 > /tmp/was; exec 3<&-; cat /tmp/was; echo two >> held; cat held";
+    let holder = tokio::spawn({
+        let environment = environment.clone();
+        async move { shell(&environment, holding).await }
+    });
+    grown(&environment, "ready 2>/dev/null || echo 0", 0).await;
+    place.write("held", "newer\n");
+    let taken_in = environment.take_in().await.unwrap();
+    assert!(taken_in.is_partial, "a command runs");
+    place.write("go", "x");
+    environment.take_in().await.unwrap();
+    assert_eq!(holder.await.unwrap().lines().next(), Some("one"));
+    environment.checkpoint().await.unwrap();
+    assert_eq!(base(&environment, "held").await, Base::Unknown);
+    environment.close().await.unwrap();
+}
+
 #[tokio::test]
 async fn a_frozen_session_does_nothing_until_it_is_thawed() {
     let place = Place::new(&[]);

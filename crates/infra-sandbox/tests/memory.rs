@@ -13,6 +13,7 @@ use forge_domain::{
 };
 use forge_infra_sandbox::{
     HelperProgram, SandboxConfig, SandboxEnvironment, SessionChoice, SessionMedium, SessionStore,
+    WaitingCommits,
 };
 use pretty_assertions::assert_eq;
 use tempfile::TempDir;
@@ -185,6 +186,10 @@ async fn commits_of_a_linked_worktree_are_kept() {
     let commit = "git -c user.name=n -c user.email=e@x commit -q --allow-empty -m second";
     shell(&first, commit).await;
     first.close().await.unwrap();
+    // Refs in an archive are not read.
+    let store = SessionStore::new(place.state());
+    let id = store.list().unwrap().sessions[0].id.clone();
+    assert_eq!(store.waiting_commits(&id).unwrap(), WaitingCommits::Unknown);
     let next = place.environment(SessionChoice::Continue);
     assert_eq!(shell(&next, "git log --format=%s").await, "second\nfirst\n");
     next.close().await.unwrap();

@@ -19,6 +19,7 @@ const RUNTIMES: &[&str] = &["tokio", "async-std", "smol", "mio"];
 const HTTP: &[&str] = &["reqwest", "hyper", "genai", "axum", "tungstenite", "h2"];
 const ADAPTERS: &[&str] = &[
     "forge-infra-apply",
+    "forge-infra-git",
     "forge-infra-local",
     "forge-infra-model",
     "forge-infra-sandbox",
@@ -48,6 +49,10 @@ const ROOMS: &[(Room, &[&[&str]])] = &[
     ),
     (
         Room { package: "forge-infra-apply", never: &["forge-app", "forge-api"] },
+        &[RUNTIMES, HTTP, TEST_ONLY],
+    ),
+    (
+        Room { package: "forge-infra-git", never: &["forge-app", "forge-api"] },
         &[RUNTIMES, HTTP, TEST_ONLY],
     ),
     (Room { package: "forge-infra-local", never: &["forge-app", "forge-api"] }, &[HTTP, TEST_ONLY]),

@@ -2,11 +2,13 @@
 //! where both began. Nothing is touched here; the steps that come out are carried out by an
 //! [`ApplyTarget`](forge_domain::ApplyTarget).
 
+mod commits;
 mod links;
 mod merge;
 mod plan;
 mod surface;
 
+pub use commits::{LISTING_SCRIPT, Listing, ListingError, MAX_REFS, bundle_revisions};
 pub use merge::{Merged, merge};
 pub use plan::{
     Candidate, Choices, Conflict, Left, MANY_DELETIONS, MAX_BYTES, MAX_FILES, Plan, Reason,

@@ -15,12 +15,12 @@ fn works(script: &str) -> Script {
 }
 
 /// One that runs what the project's file `next` says, where git does not see it.
-fn works_on(world: &World) -> Server {
+pub(crate) fn works_on(world: &World) -> Server {
     world.write("project/.gitignore", "next\n");
     Server::start(works("sh ./next"))
 }
 
-fn next(world: &World, script: &str) {
+pub(crate) fn next(world: &World, script: &str) {
     world.write("project/next", &format!("{script}\n"));
 }
 
@@ -48,7 +48,7 @@ fn waiting_after(world: &World) -> String {
     run(command.env("FORGE_STATE_DIR", world.home().join("state"))).stdout
 }
 
-const PROMPT: &str = "\"$FORGE\" -m openai/scripted";
+pub(crate) const PROMPT: &str = "\"$FORGE\" -m openai/scripted";
 
 #[test]
 fn a_task_applies_what_is_clean_and_safe_where_that_was_said() {

@@ -10,6 +10,7 @@ mod diff;
 mod exec;
 #[cfg(target_os = "linux")]
 mod gate;
+mod git;
 mod harness;
 mod live;
 #[cfg(target_os = "linux")]

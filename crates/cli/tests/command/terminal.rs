@@ -6,6 +6,8 @@ use std::process::Stdio;
 
 use forge_scripted_model::{Answer, Call, Script};
 use pretty_assertions::assert_eq;
+use rexpect::ReadUntil;
+use rexpect::reader::Regex;
 use rexpect::session::{PtySession, spawn_command};
 use rustix::process::Signal;
 
@@ -47,11 +49,21 @@ impl Screen {
         self.0.exp_string(text).unwrap_or_else(|error| panic!("waiting for {text:?}: {error}"))
     }
 
-    /// Waits for the prompt.
+    /// Waits for the prompt. An editor that got its answer late asks once more.
     fn prompt(&mut self) {
         self.expect(WHERE);
-        self.send("\x1b[1;1R");
-        self.expect("forge");
+        let prompt = Regex::new(r"forge(\x1b\[[0-9;]*m)*> ").unwrap();
+        loop {
+            self.send("\x1b[1;1R");
+            let prompt = ReadUntil::Regex(prompt.clone());
+            let either = vec![ReadUntil::String(WHERE.to_owned()), prompt];
+            let found = self.0.exp_any(either);
+            let (_, found) =
+                found.unwrap_or_else(|error| panic!("waiting for the prompt: {error}"));
+            if found != WHERE {
+                break;
+            }
+        }
     }
 
     /// Types a line at the prompt.

@@ -9,6 +9,7 @@
 //! cannot be read is set aside and never deleted by itself.
 
 mod base;
+mod commits;
 mod error;
 mod id;
 mod lock;
@@ -22,6 +23,7 @@ mod sessions;
 #[cfg(test)]
 mod tests;
 
+pub use commits::WaitingCommits;
 pub use error::SessionError;
 pub use meta::StoredSummary;
 pub(crate) use open::LayerPlace;

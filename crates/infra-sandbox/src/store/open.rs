@@ -15,6 +15,7 @@ use rustix::io::Errno;
 use tracing::warn;
 
 use super::base::{Bases, Moment, Moments};
+use super::commits::BROUGHT;
 use super::error::SessionError;
 use super::lock;
 use super::make::liken;
@@ -32,7 +33,7 @@ use crate::spec::{Keeping, Upper};
 const LAYERS: [(&str, &str); 2] = [("upper", "work"), ("git-upper", "git-work")];
 
 /// What they hold, where they are kept in memory while they are used.
-const ARCHIVES: [&str; 2] = ["upper.tar", "git-upper.tar"];
+pub(super) const ARCHIVES: [&str; 2] = ["upper.tar", "git-upper.tar"];
 
 /// What discarding empties: first what counts.
 const EMPTIED: [&str; 5] = ["upper", "git-upper", "base", "work", "git-work"];
@@ -286,7 +287,7 @@ impl OpenSession {
             let path = self.directory.join(name);
             self.replace(name, &path, like).map_err(SessionError::io("emptying", &path))?;
         }
-        for name in ARCHIVES {
+        for name in ARCHIVES.into_iter().chain([BROUGHT]) {
             let path = self.directory.join(name);
             match fs::remove_file(&path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {

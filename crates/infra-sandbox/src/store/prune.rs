@@ -13,7 +13,7 @@ use rustix::fs::{FlockOperation, flock};
 
 use super::error::SessionError;
 use super::meta::{StoredSummary, seconds};
-use super::open::{holds_anything, may_hold_commits};
+use super::open::holds_anything;
 use super::sessions::{GONE, NEW, SessionState, SessionStore, SessionSummary};
 use crate::removal::remove_tree;
 
@@ -105,7 +105,7 @@ impl SessionStore {
     fn has_changes(&self, session: &SessionSummary) -> bool {
         match session.summary {
             Some(StoredSummary { changed_files: 0, .. }) => {
-                may_hold_commits(&self.path_of(&session.id))
+                self.may_lose_commits(&session.id, &session.workspace)
             }
             // Where nobody counted, there may be any.
             Some(_) | None => true,

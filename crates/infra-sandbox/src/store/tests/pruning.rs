@@ -4,6 +4,8 @@ use std::path::Path;
 
 use pretty_assertions::assert_eq;
 
+use forge_domain::{GitObjectId, SessionRef, SessionRefName};
+
 use super::*;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -49,6 +51,64 @@ fn commits_that_no_file_shows_are_kept() {
     let mut expected = [inside.to_string(), outside.to_string()];
     expected.sort_by_key(|id| kept.iter().position(|kept| kept == id));
     assert_eq!((kept, removed), (expected.to_vec(), vec![]));
+}
+
+#[test]
+fn commits_wait_until_they_were_brought_over_and_again_when_there_are_new_ones() {
+    let place = Place::new();
+    let (main, side, packed) = ("a".repeat(40), "b".repeat(40), "c".repeat(40));
+    fs::create_dir_all(place.workspace().join(".git/refs/heads")).unwrap();
+    fs::write(place.workspace().join(".git/refs/heads/same"), format!("{side}\n")).unwrap();
+    let id = ignored_only(&place, |upper| {
+        fs::create_dir_all(upper.join(".git/objects/ab")).unwrap();
+        fs::create_dir_all(upper.join(".git/refs/heads/deep")).unwrap();
+        fs::create_dir_all(upper.join(".git/refs/remotes/origin")).unwrap();
+        fs::write(upper.join(".git/HEAD"), "ref: refs/heads/main\n").unwrap();
+        fs::write(upper.join(".git/refs/heads/main"), format!("{main}\n")).unwrap();
+        fs::write(upper.join(".git/refs/heads/same"), format!("{side}\n")).unwrap();
+        fs::write(upper.join(".git/refs/heads/deep/x"), format!("{side}\n")).unwrap();
+        fs::write(upper.join(".git/refs/heads/deep/y.lock"), format!("{side}\n")).unwrap();
+        fs::write(upper.join(".git/refs/remotes/origin/x"), format!("{main}\n")).unwrap();
+        symlink("/etc/passwd", upper.join(".git/refs/heads/link")).unwrap();
+        let lines = format!(
+            "# pack-refs with: peeled\n{packed} refs/tags/v1\n^{main}\n{side} refs/heads/main\n"
+        );
+        fs::write(upper.join(".git/packed-refs"), lines).unwrap();
+    });
+    let named = |name: &str, id: &str| SessionRef {
+        name: SessionRefName::parse(name).unwrap(),
+        id: GitObjectId::parse(id).unwrap(),
+    };
+    let all = vec![
+        named("refs/heads/deep/x", &side),
+        named("refs/heads/main", &main),
+        named("refs/tags/v1", &packed),
+    ];
+    let waiting = || place.store.waiting_commits(&id).unwrap();
+    assert_eq!(waiting(), WaitingCommits::Refs(all.clone()));
+    assert_eq!(prune(&place, 30 * DAY), (vec![id.to_string()], vec![]));
+
+    place.store.note_brought(&id, &all).unwrap();
+    assert_eq!(waiting(), WaitingCommits::None);
+    let upper = place.store.upper_of(&id);
+    fs::write(upper.join(".git/HEAD"), format!("{packed}\n")).unwrap();
+    assert_eq!(waiting(), WaitingCommits::Refs(vec![named("HEAD", &packed)]));
+    assert_eq!(prune(&place, 30 * DAY), (vec![id.to_string()], vec![]));
+    fs::create_dir(upper.join(".git/reftable")).unwrap();
+    assert_eq!(waiting(), WaitingCommits::Unknown);
+    fs::remove_dir(upper.join(".git/reftable")).unwrap();
+    fs::write(upper.join(".git/HEAD"), "ref: refs/heads/main\n").unwrap();
+    let removed = prune(&place, 30 * DAY).1;
+    assert_eq!(removed, ["it held ignored files only and was not used for seven days"]);
+}
+
+#[test]
+fn a_discard_forgets_what_was_brought_over() {
+    let place = Place::new();
+    let id = ignored_only(&place, |upper| fs::write(upper.join("x"), "").unwrap());
+    place.store.note_brought(&id, &[]).unwrap();
+    place.store.lock(&id).unwrap().discard().unwrap();
+    assert!(!place.store.path_of(&id).join("brought.json").exists());
 }
 
 #[test]

@@ -1,13 +1,20 @@
 //! The user's name for commits, as git knows it.
 
+use std::ffi::OsStr;
 use std::path::Path;
-use std::process::{Command, Stdio};
+
+use crate::program::GitProgram;
+use crate::run::{Input, Output, run};
 
 /// `user.name` and `user.email` with their values, from the user's own configuration, includes followed;
 /// those that are not set are left out. The project's configuration is not asked: it comes with the
-/// project. Starts `git` where one of the user's files is there, and blocks until it ends.
+/// project. Starts the git of this search path where one of the user's files is there, and blocks until it ends.
 #[must_use]
-pub fn git_identity(home: &Path, configuration: &Path) -> Vec<(String, String)> {
+pub fn git_identity(
+    home: &Path,
+    configuration: &Path,
+    search_path: &OsStr,
+) -> Vec<(String, String)> {
     let files = [home.join(".gitconfig"), configuration.join("git/config")];
     // Starting git takes longer than starting a sandbox.
     if !files.iter().any(|file| file.exists()) {
@@ -23,15 +30,15 @@ pub fn git_identity(home: &Path, configuration: &Path) -> Vec<(String, String)> 
         }
         return settings;
     }
-    let output = Command::new("git")
-        .args(["config", "--global", "--includes", "-z", "--get-regexp", r"^user\.(name|email)$"])
-        .env("HOME", home)
-        .env("XDG_CONFIG_HOME", configuration)
-        .current_dir("/")
-        .stdin(Stdio::null())
-        .stderr(Stdio::null())
-        .output();
-    let Ok(output) = output else { return Vec::new() };
+    let Some(git) = GitProgram::find(search_path, None) else {
+        return Vec::new();
+    };
+    let mut command = git.with_users_configuration(home, configuration);
+    command.args(["config", "--global", "--includes", "-z"]);
+    command.args(["--get-regexp", r"^user\.(name|email)$"]);
+    let Ok(output) = run(command, "config", Input::Nothing, Output::Kept) else {
+        return Vec::new();
+    };
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let pairs = text.split('\0').filter_map(|entry| entry.split_once('\n'));
     pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
@@ -81,10 +88,14 @@ mod tests {
 
     use super::*;
 
+    fn path() -> &'static OsStr {
+        OsStr::new("/usr/local/bin:/usr/bin:/bin")
+    }
+
     fn identity(config: &str) -> Vec<(String, String)> {
         let home = tempfile::tempdir().unwrap();
         fs::write(home.path().join(".gitconfig"), config).unwrap();
-        let mut settings = git_identity(home.path(), &home.path().join(".config"));
+        let mut settings = git_identity(home.path(), &home.path().join(".config"), path());
         settings.sort();
         settings
     }
@@ -113,6 +124,6 @@ mod tests {
     #[test]
     fn nobody_is_asked_where_there_is_no_file() {
         let home = tempfile::tempdir().unwrap();
-        assert_eq!(git_identity(home.path(), home.path()), []);
+        assert_eq!(git_identity(home.path(), home.path(), path()), []);
     }
 }
