@@ -110,7 +110,8 @@ async fn a_command_that_forks_without_end_is_ended_by_its_limit() {
 async fn a_keeper_that_is_killed_takes_its_command_along_and_the_session_goes_on() {
     let state = tempfile::tempdir().unwrap();
     let environment = environment(state.path());
-    let exit = shell(&environment, "kill -s KILL $PPID; sleep 4324").await;
+    // It has to have told of the start.
+    let exit = shell(&environment, "sleep 0.3; kill -s KILL $PPID; sleep 4324").await;
     assert_eq!(exit.ending, Ending::Unknown);
     let count = "sleep 0.2; grep -lsa 'sleep.4324' /proc/[0-9]*/cmdline | wc -l";
     // The counting shell has the word in its own command line, and `grep` as well.
