@@ -59,6 +59,7 @@ pub(crate) async fn run(arguments: ServeArguments) -> Result<Conclusion, Failure
     if let Some(limit) = arguments.max_file {
         config = config.max_file_bytes(limit.0.saturating_mul(1024 * 1024));
     }
+    raise_descriptor_limit();
     let server = Server::start(config).await?;
     if generated {
         let text = format!("no key was given; clients need TENSORLAKE_API_KEY={}", key.expose());
@@ -97,6 +98,18 @@ fn given_key(arguments: &ServeArguments) -> Result<Option<ApiKey>, Failure> {
         })
     });
     key.transpose()
+}
+
+/// Takes as many descriptors as there are to be had: each sandbox has some, and each process whose output is
+/// much. What commands may have open is a limit of the sandbox's own.
+fn raise_descriptor_limit() {
+    let resource = rustix::process::Resource::Nofile;
+    let limit = rustix::process::getrlimit(resource);
+    let raised = rustix::process::Rlimit { current: limit.maximum, ..limit };
+    // With fewer it works as well, with fewer sandboxes.
+    if let Err(error) = rustix::process::setrlimit(resource, raised) {
+        tracing::debug!(%error, "The limit of open files could not be raised.");
+    }
 }
 
 /// What all sandboxes have in common: where the user's toolchains are.

@@ -90,6 +90,8 @@ struct State {
     next_follower: u64,
     /// Nothing more will come.
     is_closed: bool,
+    /// Nobody holds the process back any more.
+    is_released: bool,
 }
 
 #[derive(Debug)]
@@ -144,6 +146,13 @@ impl Log {
         LogReader { log: Arc::clone(self), follower: None, position, until, changes }
     }
 
+    /// Lets the process run on, whoever follows it: it is being ended, and what it has written by then is
+    /// little. Followers read on.
+    pub(crate) fn release(&self) {
+        self.state().is_released = true;
+        self.changed();
+    }
+
     /// Says that nothing more will come.
     pub(crate) fn close(&self) {
         self.state().is_closed = true;
@@ -158,7 +167,7 @@ impl Log {
             {
                 let state = self.state();
                 let slowest = state.followers.values().min().copied().unwrap_or(state.end);
-                if state.end.saturating_sub(slowest) <= WINDOW_BYTES {
+                if state.is_released || state.end.saturating_sub(slowest) <= WINDOW_BYTES {
                     return;
                 }
             }

@@ -162,6 +162,12 @@ impl Process {
         self.end.borrow().is_none()
     }
 
+    /// Kills it, and waits for no reader of what it wrote.
+    pub(crate) fn kill(&self) {
+        self.signal(Signal::KILL);
+        self.log.release();
+    }
+
     /// Signals its group. `false` where it has ended.
     pub(crate) fn signal(&self, signal: Signal) -> bool {
         let is_running = self.is_running();

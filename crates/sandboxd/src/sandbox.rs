@@ -22,7 +22,7 @@ use crate::wire::{
 };
 
 /// So many processes that have ended are remembered.
-const REMEMBERED: usize = 1024;
+const REMEMBERED: usize = 256;
 
 /// Processes of a sandbox at the same time. Their numbers begin again after as many, so that it is more than
 /// anybody needs.
@@ -400,6 +400,9 @@ impl Sandbox {
             && let Err(error) = self.environment.thaw().await
         {
             debug!(sandbox_id = %self.id, %error, "A sandbox could not be resumed for its end.");
+        }
+        for process in self.processes() {
+            process.log.release();
         }
         if let Err(error) = self.environment.close().await {
             warn!(sandbox_id = %self.id, %error, "A sandbox was not closed in full.");

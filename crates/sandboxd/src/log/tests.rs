@@ -81,6 +81,24 @@ async fn a_follower_that_does_not_read_holds_the_process_back_until_it_is_gone()
 }
 
 #[tokio::test]
+async fn a_log_that_is_released_waits_for_nobody_and_loses_nothing() {
+    let log = log(1 << 30);
+    let reader = log.follow();
+    log.release();
+    let mut sink = log.sink();
+    for number in 0..150 {
+        let line = format!("{number:0>60000}\n");
+        let taking = sink.take(OUT, line.as_bytes());
+        tokio::time::timeout(Duration::from_secs(5), taking).await.unwrap();
+    }
+    sink.finish().await;
+    log.close();
+    let numbers: Vec<usize> =
+        all(reader).await.iter().map(|(_, line)| line.parse().unwrap()).collect();
+    assert_eq!(numbers, (0..150).collect::<Vec<_>>());
+}
+
+#[tokio::test]
 async fn what_nobody_follows_is_kept_up_to_its_bound() {
     let log = log(2 << 20);
     let mut sink = log.sink();

@@ -82,7 +82,7 @@ pub(super) async fn kill(
     Path(pid): Path<String>,
 ) -> Result<StatusCode, Failure> {
     // What has ended already is as dead as it was asked to be.
-    found(&sandbox, &pid)?.signal(Signal::KILL);
+    found(&sandbox, &pid)?.kill();
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -24,33 +24,60 @@ fn descriptors_to(stage: &Stage) -> usize {
 
 #[tokio::test]
 async fn sandboxes_that_come_and_go_leave_nothing() {
+    come_and_go(10).await;
+}
+
+#[tokio::test]
+#[ignore = "needs a minute or more of the whole machine"]
+async fn five_hundred_sandboxes_that_come_and_go_leave_nothing() {
+    come_and_go(100).await;
+}
+
+/// Five at a time, so often.
+async fn come_and_go(rounds: usize) {
     let stage = stage().await;
     let (mounts_before, descriptors_before) = (mounts(), descriptors_to(&stage));
-    let rounds = 10;
+    let seconds = format!("31415926.{rounds}");
     for _ in 0..rounds {
         let made = join_all((0..5).map(|_| stage.create(json!({})))).await;
         join_all(made.iter().map(async |sandbox: &Sandbox| {
-            sandbox.shell("sleep 31415926 >/dev/null 2>&1 & echo x > /tmp/x").await;
-            sandbox.start(json!({"command": "sleep", "args": ["31415926"]})).await;
+            let script = format!("sleep {seconds} >/dev/null 2>&1 & echo x > /tmp/x");
+            sandbox.shell(&script).await;
+            sandbox.start(json!({"command": "sleep", "args": [seconds]})).await;
             sandbox.delete().await;
         }))
         .await;
     }
     assert_eq!(left(stage.state.path()), 0);
-    assert_eq!(processes_with("31415926"), Vec::<u32>::new());
+    assert_eq!(processes_with(&seconds), Vec::<u32>::new());
     assert_eq!((mounts(), descriptors_to(&stage)), (mounts_before, descriptors_before));
 }
 
 #[tokio::test]
 async fn many_sandboxes_and_clients_at_once_mix_nothing_up() {
+    at_once(12, 15).await;
+}
+
+#[tokio::test]
+#[ignore = "needs a minute or more of the whole machine"]
+async fn forty_sandboxes_and_eight_clients_at_once_mix_nothing_up() {
+    at_once(40, 50).await;
+}
+
+/// Eight clients run commands in so many sandboxes.
+async fn at_once(number: usize, rounds: usize) {
     let stage = stage().await;
-    let sandboxes = join_all((0..12).map(|_| stage.create(json!({})))).await;
+    let mut sandboxes = Vec::new();
+    while sandboxes.len() < number {
+        let some = (0..4.min(number - sandboxes.len())).map(|_| stage.create(json!({})));
+        sandboxes.extend(join_all(some).await);
+    }
     join_all(sandboxes.iter().enumerate().map(async |(number, sandbox)| {
         assert_eq!(sandbox.shell(&format!("echo {number} > /tmp/own")).await, "");
     }))
     .await;
     let clients = (0..8).map(async |client: usize| {
-        for round in 0..15 {
+        for round in 0..rounds {
             let number = (client * 5 + round) % sandboxes.len();
             let word = format!("{client}-{round}");
             let script = format!("cat /tmp/own; echo {word}; seq 200 | tail -n 1");

@@ -137,3 +137,27 @@ async fn a_client_that_does_not_read_holds_its_process_back_and_nobody_else() {
     let after = size().await;
     eventually(async || (size().await > after + 10_000_000).then_some(())).await;
 }
+
+#[tokio::test]
+async fn a_client_that_does_not_read_delays_no_end() {
+    let stage = stage().await;
+    let sandbox = stage.create(json!({})).await;
+    let yes = json!({"command": "yes"});
+    let run = async || {
+        let run = sandbox.request(Method::POST, "/processes/run").json(&yes).send().await.unwrap();
+        // Until it is held back.
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        run
+    };
+    let mut first = run().await;
+    let text = String::from_utf8_lossy(&first.chunk().await.unwrap().unwrap()).into_owned();
+    let pid = datas(&text).next().unwrap()["pid"].as_u64().unwrap();
+    let began = std::time::Instant::now();
+    let (status, _) = sandbox.ask(Method::DELETE, &format!("/processes/{pid}"), json!({})).await;
+    assert_eq!(status, StatusCode::NO_CONTENT);
+    assert_eq!(sandbox.ended(pid).await["signal"], 9);
+    let second = run().await;
+    sandbox.delete().await;
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+    drop((first, second));
+}
