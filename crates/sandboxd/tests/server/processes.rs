@@ -318,3 +318,34 @@ async fn unknown_processes_and_signals_are_told_so() {
     let request = sandbox.request(Method::POST, &format!("/processes/{pid}/stdin")).body("x");
     assert_eq!(request.send().await.unwrap().status(), StatusCode::BAD_REQUEST);
 }
+
+#[tokio::test]
+async fn a_command_that_kills_everything_in_sight_ends_everything_and_the_sandbox_goes_on() {
+    let stage = stage().await;
+    let sandbox = stage.create(json!({})).await;
+    let pid = sandbox.start(json!({"command": "sleep", "args": ["1000"]})).await;
+    // How it ended itself is not known: what would tell was killed with it, or before.
+    let ran = sandbox.run("sleep 0.3; kill -9 -1; sleep 1000").await;
+    let said = (ran.end["exit_code"].as_i64(), ran.end["signal"].as_i64());
+    assert!(matches!(said, (Some(-1), None) | (None, Some(9))), "{ran:?}");
+    let process = sandbox.ended(pid).await;
+    assert_ne!(process["exit_code"], 0, "{process}");
+    for _ in 0..3 {
+        assert_eq!(sandbox.shell("echo on").await, "on");
+    }
+    assert_eq!(sandbox.shell("grep -lsa '^sleep.1000' /proc/[0-9]*/cmdline | wc -l").await, "0");
+}
+
+#[tokio::test]
+async fn a_command_that_stops_everything_in_sight_delays_no_end_of_the_sandbox_for_long() {
+    let stage = stage().await;
+    let sandbox = stage.create(json!({})).await;
+    let script = "sleep 0.3; kill -STOP -1; sleep 1000";
+    let pid = sandbox.start(json!({"command": "sh", "args": ["-c", script]})).await;
+    tokio::time::sleep(Duration::from_millis(800)).await;
+    assert_eq!(sandbox.get(&format!("/processes/{pid}")).await.1["status"], "running");
+    let began = std::time::Instant::now();
+    sandbox.delete().await;
+    assert!(began.elapsed() < Duration::from_secs(25), "{:?}", began.elapsed());
+    assert_eq!(crate::ends::left(stage.state.path()), 0);
+}
