@@ -36,6 +36,7 @@ async fn much_output_comes_whole_in_flat_memory() {
     assert_eq!(ends, (LINES + 2) * 2);
     // Client and server are both in this process.
     assert!(peak.saturating_sub(before) < 32 * 1024, "{before} KiB, then {peak} KiB");
+    stage.end().await;
 }
 
 fn resident_kib() -> u64 {

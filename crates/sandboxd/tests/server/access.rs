@@ -34,6 +34,7 @@ async fn nothing_is_answered_without_the_key() {
             assert_eq!(body["code"], "UNAUTHORIZED");
         }
     }
+    stage.end().await;
 }
 
 #[tokio::test]
@@ -56,6 +57,7 @@ async fn a_sandbox_is_found_by_its_id_and_name_in_header_host_and_path() {
     }
     let (status, _) = stage.get(&format!("/v1/namespaces/other/sandboxes/{}", sandbox.id)).await;
     assert_eq!(status, StatusCode::NOT_FOUND);
+    stage.end().await;
 }
 
 #[tokio::test]
@@ -69,6 +71,7 @@ async fn what_names_no_sandbox_is_told_so() {
     let sandbox = stage.create(json!({})).await;
     let port = sandbox.request(Method::GET, "/health").header("x-tensorlake-sandbox-port", "8080");
     assert_eq!(answer(port.send().await.unwrap()).await.0, StatusCode::NOT_IMPLEMENTED);
+    stage.end().await;
 }
 
 #[tokio::test]
@@ -82,6 +85,7 @@ async fn the_older_and_the_newer_http_are_both_spoken() {
     let response = request.send().await.unwrap();
     assert_eq!(response.version(), reqwest::Version::HTTP_2);
     assert_eq!(response.status(), StatusCode::OK);
+    stage.end().await;
 }
 
 #[tokio::test]
@@ -89,4 +93,5 @@ async fn two_servers_do_not_share_a_directory() {
     let stage = stage().await;
     let error = Server::start(config(stage.state.path())).await.unwrap_err();
     assert!(matches!(error, ServerError::State(StateError::InUse(_))), "{error:?}");
+    stage.end().await;
 }

@@ -54,6 +54,7 @@ async fn a_body_that_is_not_what_it_should_be_is_refused_with_a_reason() {
     }
     let (_, list) = stage.get("/sandboxes").await;
     assert_eq!(list["sandboxes"].as_array().map(Vec::len), Some(1));
+    stage.end().await;
 }
 
 #[tokio::test]
@@ -66,6 +67,7 @@ async fn a_body_beyond_the_limit_is_refused() {
         (status, &body["code"]),
         (StatusCode::PAYLOAD_TOO_LARGE, &json!("PAYLOAD_TOO_LARGE"))
     );
+    stage.end().await;
 }
 
 #[tokio::test]
@@ -83,6 +85,7 @@ async fn unknown_routes_and_methods_are_told_so_in_json() {
         (status, &body["code"]),
         (StatusCode::METHOD_NOT_ALLOWED, &json!("METHOD_NOT_ALLOWED"))
     );
+    stage.end().await;
 }
 
 #[tokio::test]
@@ -106,4 +109,5 @@ async fn what_is_no_http_at_all_harms_nobody() {
         assert!(!text.starts_with("HTTP/1.1 2"), "{text}");
     }
     assert_eq!(sandbox.shell("echo on").await, "on");
+    stage.end().await;
 }

@@ -36,6 +36,7 @@ async fn bytes_of_any_kind_and_number_come_back_as_they_were() {
         assert_eq!(sandbox.shell("stat -c %s /data/new/file").await, length.to_string());
     }
     assert_eq!(sandbox.shell("stat -c %a /data/new/file /data/new").await, "644\n755");
+    stage.end().await;
 }
 
 #[tokio::test]
@@ -48,6 +49,7 @@ async fn a_written_file_keeps_its_mode_and_a_link_is_followed() {
         sandbox.shell("cat /tmp/real; stat -c %a /tmp/real; readlink /tmp/link").await,
         "new700\nreal"
     );
+    stage.end().await;
 }
 
 #[tokio::test]
@@ -55,6 +57,7 @@ async fn the_kernels_own_files_are_read_though_they_say_that_they_are_empty() {
     let stage = stage().await;
     let sandbox = stage.create(json!({})).await;
     assert!(String::from_utf8_lossy(&get(&sandbox, "/proc/version").await).contains("Linux"));
+    stage.end().await;
 }
 
 #[tokio::test]
@@ -88,6 +91,7 @@ async fn a_listing_has_directories_first_and_then_the_order_of_bytes() {
     assert!(entries.iter().all(|entry| entry["modified_at"].as_u64() > Some(1_700_000_000_000)));
     assert_eq!(get(&sandbox, "/d/with+space").await, b"");
     assert_eq!(get(&sandbox, "/d/with%20space").await, b"");
+    stage.end().await;
 }
 
 #[tokio::test]
@@ -130,6 +134,7 @@ async fn what_is_not_there_or_not_a_file_is_told_apart() {
     let removed = sandbox.request(Method::DELETE, "/files?path=/d/file").send().await.unwrap();
     assert_eq!(removed.status(), StatusCode::NO_CONTENT);
     assert_eq!(sandbox.shell("ls /d").await, "fifo\nloop");
+    stage.end().await;
 }
 
 #[tokio::test]
@@ -166,6 +171,7 @@ async fn no_link_leads_out_and_nothing_of_the_host_is_seen_or_changed() {
     assert_eq!(sandbox.shell("cat /etc/hosts").await == "of the sandbox", is_root);
     let other = stage.create(json!({})).await;
     assert_ne!(other.shell("cat /etc/hosts").await, "of the sandbox");
+    stage.end().await;
 }
 
 #[tokio::test]
@@ -188,6 +194,7 @@ async fn a_file_beyond_the_limit_changes_nothing() {
         assert!(get(&sandbox, "/tmp/file").await == pattern(1_000_000));
     }
     assert_eq!(sandbox.shell("ls -A /tmp").await, "file\nforge");
+    stage.end().await;
 }
 
 #[tokio::test]
@@ -209,4 +216,5 @@ async fn an_upload_that_breaks_off_changes_nothing() {
     }
     assert_eq!(get(&sandbox, "/tmp/file").await, b"before");
     assert_eq!(sandbox.shell("ls -A /tmp").await, "file\nforge");
+    stage.end().await;
 }

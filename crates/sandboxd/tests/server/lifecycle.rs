@@ -30,6 +30,7 @@ async fn what_was_asked_for_is_reported_and_unknown_fields_are_ignored() {
         "sandbox_url": stage.server.url(),
     });
     assert_eq!(body, expected);
+    stage.end().await;
 }
 
 #[tokio::test]
@@ -41,6 +42,7 @@ async fn an_empty_create_has_the_defaults() {
     assert_eq!(body["resources"], json!({"cpus": 1.0, "memory_mb": 1024, "disk_mb": 10240}));
     assert_eq!(body["timeout_secs"], 600);
     assert_eq!(body["network"]["allow_internet_access"], true);
+    stage.end().await;
 }
 
 #[tokio::test]
@@ -51,6 +53,7 @@ async fn one_that_is_not_waited_for_is_pending_and_then_runs() {
     assert_eq!((status, &body["status"]), (StatusCode::ACCEPTED, &json!("pending")), "{body}");
     let path = format!("/sandboxes/{}", body["sandbox_id"].as_str().unwrap());
     eventually(async || (stage.get(&path).await.1["status"] == "running").then_some(())).await;
+    stage.end().await;
 }
 
 #[tokio::test]
@@ -65,6 +68,7 @@ async fn one_that_is_ended_while_it_is_pending_never_runs() {
     let said = (body["status"].as_str(), body["termination_reason"].as_str());
     assert!(matches!(said, (Some("terminated"), Some("cancelled" | "user_requested"))), "{body}");
     assert_eq!(std::fs::read_dir(stage.state.path().join("sessions")).unwrap().count(), 0);
+    stage.end().await;
 }
 
 #[tokio::test]
@@ -84,6 +88,7 @@ async fn a_sandbox_that_cannot_be_made_is_said_to_have_failed_and_leaves_nothing
     assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
     let (_, list) = stage.get("/sandboxes").await;
     assert_eq!(list, json!({"sandboxes": []}));
+    stage.end().await;
 }
 
 #[tokio::test]
@@ -98,6 +103,7 @@ async fn a_name_is_held_by_one_and_is_free_when_that_has_ended() {
     let second = stage.create(json!({"name": "web"})).await;
     let (_, body) = stage.get("/sandboxes/web").await;
     assert_eq!(body["id"], json!(second.id));
+    stage.end().await;
 }
 
 #[tokio::test]
@@ -124,6 +130,7 @@ async fn a_name_can_be_changed_and_given_later() {
     }
     assert_eq!(stage.get("/sandboxes/z").await.0, StatusCode::NOT_FOUND);
     other.delete().await;
+    stage.end().await;
 }
 
 #[tokio::test]
@@ -143,6 +150,7 @@ async fn the_list_holds_what_lives_in_its_namespace() {
     assert_eq!(ids(elsewhere).await.len(), 1);
     one.delete().await;
     assert_eq!(ids("/sandboxes").await, [two.id]);
+    stage.end().await;
 }
 
 #[tokio::test]
@@ -162,6 +170,7 @@ async fn ending_one_twice_is_as_good_as_once() {
     assert_eq!(body["code"], "SANDBOX_NOT_RUNNING");
     let (status, _) = stage.ask(Method::DELETE, "/sandboxes/nobody", json!({})).await;
     assert_eq!(status, StatusCode::NOT_FOUND);
+    stage.end().await;
 }
 
 #[tokio::test]
@@ -174,6 +183,7 @@ async fn one_without_a_name_ends_with_its_time() {
         (body["status"] == "terminated").then_some(body)
     });
     assert_eq!(ended.await["termination_reason"], "timeout");
+    stage.end().await;
 }
 
 #[tokio::test]
@@ -186,6 +196,7 @@ async fn limits_of_resources_hold_as_far_as_they_can() {
     let ran = sandbox.run("head -c 300000000 /dev/zero | tail -c 250000000 | wc -c").await;
     assert_ne!(ran.stdout, ["250000000"], "{ran:?}");
     assert_eq!(sandbox.shell("echo on").await, "on");
+    stage.end().await;
 }
 
 #[tokio::test]
@@ -200,6 +211,7 @@ async fn without_internet_there_is_a_loopback_and_nothing_else() {
     let host = std::fs::read_to_string("/proc/net/dev").unwrap();
     let expected = host.lines().filter(|line| line.contains(':')).count();
     assert_eq!(open.shell(devices).await, expected.to_string());
+    stage.end().await;
 }
 
 #[tokio::test]
@@ -246,6 +258,7 @@ async fn what_is_not_supported_says_so() {
         let (status, _) = sandbox.ask(Method::POST, "/processes", body).await;
         assert_eq!(status, StatusCode::NOT_IMPLEMENTED, "{field}");
     }
+    stage.end().await;
 }
 
 #[tokio::test]
@@ -254,4 +267,5 @@ async fn the_vendors_command_is_told_who_it_is() {
     let (status, body) = stage.ask(Method::POST, "/platform/v1/keys/introspect", json!({})).await;
     assert_eq!(status, StatusCode::OK);
     assert!(["id", "organizationId", "projectId"].iter().all(|field| body[*field].is_string()));
+    stage.end().await;
 }

@@ -51,6 +51,7 @@ async fn come_and_go(rounds: usize) {
     assert_eq!(left(stage.state.path()), 0);
     assert_eq!(processes_with(&seconds), Vec::<u32>::new());
     assert_eq!((mounts(), descriptors_to(&stage)), (mounts_before, descriptors_before));
+    stage.end().await;
 }
 
 #[tokio::test]

@@ -46,6 +46,7 @@ async fn a_process_is_told_of_from_its_start_to_its_end() {
     let (_, info) = sandbox.get("/info").await;
     assert_eq!(info["running_processes"], 0);
     assert_eq!(info["total_processes"], 2);
+    stage.end().await;
 }
 
 #[tokio::test]
@@ -58,6 +59,7 @@ async fn a_run_has_both_streams_and_the_end() {
     assert_eq!(ran.end, json!({"exit_code": 7, "reason": "exited"}));
     let ran = sandbox.run("kill -9 $$").await;
     assert_eq!(ran.end, json!({"signal": 9, "reason": "signaled"}));
+    stage.end().await;
 }
 
 #[tokio::test]
@@ -91,6 +93,7 @@ async fn variables_directory_and_user_are_what_was_asked_for() {
         let expected = if known { StatusCode::CREATED } else { StatusCode::BAD_REQUEST };
         assert_eq!(status, expected, "{user} {answer}");
     }
+    stage.end().await;
 }
 
 #[tokio::test]
@@ -103,6 +106,7 @@ async fn a_run_that_takes_too_long_is_killed_with_all_of_its_children() {
     assert_eq!(ran.stdout, ["begun"]);
     assert_eq!(ran.end, json!({"signal": 9, "reason": "timed_out"}));
     assert_eq!(sandbox.shell("grep -lsa '^sleep.4711' /proc/[0-9]*/cmdline | wc -l").await, "0");
+    stage.end().await;
 }
 
 #[tokio::test]
@@ -111,6 +115,7 @@ async fn what_a_run_leaves_behind_ends_with_it() {
     let sandbox = stage.create(json!({})).await;
     sandbox.shell("sleep 4712 & (setsid sleep 4712 &) ; true").await;
     assert_eq!(sandbox.shell("grep -lsa '^sleep.4712' /proc/[0-9]*/cmdline | wc -l").await, "0");
+    stage.end().await;
 }
 
 #[tokio::test]
@@ -131,6 +136,7 @@ async fn a_started_server_goes_on_and_others_reach_it() {
     let (status, _) = sandbox.ask(Method::DELETE, &format!("/processes/{pid}"), json!({})).await;
     assert_eq!(status, StatusCode::NO_CONTENT);
     assert_eq!(sandbox.ended(pid).await["signal"], 9);
+    stage.end().await;
 }
 
 #[tokio::test]
@@ -165,6 +171,7 @@ async fn a_signal_reaches_the_whole_group() {
         (status, said),
         (StatusCode::BAD_REQUEST, format!("Process {pid} is not running").as_str())
     );
+    stage.end().await;
 }
 
 #[tokio::test]
@@ -193,6 +200,7 @@ async fn input_arrives_in_order_and_waits_for_its_reader() {
     let file = sandbox.request(Method::PUT, "/files?path=/tmp/all").body(all).send().await.unwrap();
     assert_eq!(file.status(), StatusCode::NO_CONTENT);
     assert_eq!(out["lines"][0], sandbox.shell("sha256sum < /tmp/all").await);
+    stage.end().await;
 }
 
 #[tokio::test]
@@ -225,6 +233,7 @@ async fn a_process_that_does_not_read_blocks_nobody_else() {
     let request = sandbox.request(Method::POST, &format!("/processes/{pid}/stdin")).body("x");
     let (status, body) = answer(request.send().await.unwrap()).await;
     assert_eq!((status, &body["code"]), (StatusCode::BAD_REQUEST, &json!("STDIN_NOT_WRITABLE")));
+    stage.end().await;
 }
 
 #[tokio::test]
@@ -257,6 +266,7 @@ async fn what_cannot_be_started_says_why() {
     assert_eq!(sandbox.ask(Method::POST, "/processes/run", body).await.0, StatusCode::BAD_REQUEST);
     let (_, list) = sandbox.get("/processes").await;
     assert_eq!(list["processes"].as_array().map(Vec::len), Some(1));
+    stage.end().await;
 }
 
 #[tokio::test]
@@ -265,6 +275,7 @@ async fn a_limit_longer_than_time_itself_is_none() {
     let sandbox = stage.create(json!({})).await;
     let ran = sandbox.run_body(json!({"command": "true", "timeout": 1e300})).await;
     assert_eq!(ran.end["exit_code"], 0);
+    stage.end().await;
 }
 
 #[tokio::test]
@@ -282,6 +293,7 @@ async fn a_number_that_is_used_again_never_shows_what_its_former_holder_wrote() 
         let (_, out) = sandbox.get(&format!("/processes/{pid}/output")).await;
         assert_eq!(out, json!({"pid": pid, "lines": [round.to_string()], "line_count": 1}));
     }
+    stage.end().await;
 }
 
 #[tokio::test]
@@ -317,6 +329,7 @@ async fn unknown_processes_and_signals_are_told_so() {
     // Its stdin is no pipe.
     let request = sandbox.request(Method::POST, &format!("/processes/{pid}/stdin")).body("x");
     assert_eq!(request.send().await.unwrap().status(), StatusCode::BAD_REQUEST);
+    stage.end().await;
 }
 
 #[tokio::test]
@@ -334,6 +347,7 @@ async fn a_command_that_kills_everything_in_sight_ends_everything_and_the_sandbo
         assert_eq!(sandbox.shell("echo on").await, "on");
     }
     assert_eq!(sandbox.shell("grep -lsa '^sleep.1000' /proc/[0-9]*/cmdline | wc -l").await, "0");
+    stage.end().await;
 }
 
 #[tokio::test]
@@ -348,4 +362,5 @@ async fn a_command_that_stops_everything_in_sight_delays_no_end_of_the_sandbox_f
     sandbox.delete().await;
     assert!(began.elapsed() < Duration::from_secs(25), "{:?}", began.elapsed());
     assert_eq!(crate::ends::left(stage.state.path()), 0);
+    stage.end().await;
 }

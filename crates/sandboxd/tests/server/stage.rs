@@ -45,6 +45,13 @@ pub(crate) async fn stage_with(change: impl FnOnce(ServerConfig) -> ServerConfig
 }
 
 impl Stage {
+    /// Ends the server, which has to leave nothing of its sandboxes.
+    pub(crate) async fn end(&self) {
+        self.server.close().await;
+        let left = std::fs::read_dir(self.state.path().join("sessions")).map_or(0, Iterator::count);
+        assert_eq!(left, 0, "sandboxes are left");
+    }
+
     pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
         let url = format!("{}{path}", self.server.url());
         self.http.request(method, url).bearer_auth(&self.key)

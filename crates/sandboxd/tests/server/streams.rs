@@ -18,6 +18,7 @@ async fn a_hundred_short_runs_lose_no_line() {
         assert_eq!(ran.stdout, expected, "round {round}");
         assert_eq!(ran.end["exit_code"], 0);
     }
+    stage.end().await;
 }
 
 #[tokio::test]
@@ -49,6 +50,7 @@ async fn a_follow_that_comes_late_or_early_has_every_line_once_and_the_end_is_kn
         }
         assert!(text.ends_with("event: eof\ndata: {}\n\n"), "{text:?}");
     }
+    stage.end().await;
 }
 
 #[tokio::test]
@@ -63,6 +65,7 @@ async fn any_bytes_are_carried_and_what_is_no_text_is_replaced() {
     let expected = ["a\u{fffd}b", "\u{1}\u{1b}[1m", &boxes, "10%\r20%", "end"];
     assert_eq!(ran.stdout, expected);
     assert_eq!((ran.stderr, &ran.end["exit_code"]), (vec!["after".to_owned()], &json!(0)));
+    stage.end().await;
 }
 
 #[tokio::test]
@@ -71,6 +74,7 @@ async fn a_line_of_five_megabytes_is_one_line() {
     let sandbox = stage.create(json!({})).await;
     let ran = sandbox.run("head -c 5000000 /dev/zero | tr '\\0' x").await;
     assert_eq!(ran.stdout.iter().map(String::len).collect::<Vec<_>>(), [5_000_000]);
+    stage.end().await;
 }
 
 #[tokio::test]
@@ -83,6 +87,7 @@ async fn output_that_is_not_wanted_is_not_kept() {
     sandbox.ended(pid).await;
     let (_, out) = sandbox.get(&format!("/processes/{pid}/output")).await;
     assert_eq!(out["lines"], json!(["e"]));
+    stage.end().await;
 }
 
 #[tokio::test]
@@ -105,6 +110,7 @@ async fn lines_come_while_the_process_runs() {
     assert_eq!(status, StatusCode::NO_CONTENT);
     let rest = response.text().await.unwrap();
     assert_eq!(datas(&rest).last().unwrap(), json!({"signal": 9, "reason": "signaled"}));
+    stage.end().await;
 }
 
 #[tokio::test]
@@ -136,6 +142,7 @@ async fn a_client_that_does_not_read_holds_its_process_back_and_nobody_else() {
     drop(response);
     let after = size().await;
     eventually(async || (size().await > after + 10_000_000).then_some(())).await;
+    stage.end().await;
 }
 
 #[tokio::test]
@@ -160,4 +167,5 @@ async fn a_client_that_does_not_read_delays_no_end() {
     sandbox.delete().await;
     assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
     drop((first, second));
+    stage.end().await;
 }

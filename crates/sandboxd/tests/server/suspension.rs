@@ -48,6 +48,7 @@ async fn nothing_moves_in_a_suspended_one_and_everything_goes_on_after_it() {
     let (_, process) = sandbox.get(&format!("/processes/{pid}")).await;
     assert_eq!(process["status"], "running");
     assert_eq!(change(&stage, "still", "resume").await, StatusCode::OK);
+    stage.end().await;
 }
 
 #[tokio::test]
@@ -62,6 +63,7 @@ async fn a_suspended_one_does_not_count() {
     let before = std::fs::read_to_string(&file).unwrap();
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert_eq!(std::fs::read_to_string(&file).unwrap(), before);
+    stage.end().await;
 }
 
 #[tokio::test]
@@ -73,6 +75,7 @@ async fn a_request_wakes_a_suspended_one() {
     assert_eq!(sandbox.shell("cat /tmp/file").await, "kept");
     let (_, body) = stage.get("/sandboxes/sleeper").await;
     assert_eq!(body["status"], "running");
+    stage.end().await;
 }
 
 #[tokio::test]
@@ -89,6 +92,7 @@ async fn one_with_a_name_is_suspended_when_its_time_is_over_and_has_it_again_aft
     suspended().await;
     assert_eq!(sandbox.shell("echo awake").await, "awake");
     suspended().await;
+    stage.end().await;
 }
 
 #[tokio::test]
@@ -99,6 +103,7 @@ async fn one_without_a_name_cannot_be_suspended() {
     assert_eq!(change(&stage, "nobody", "suspend").await, StatusCode::NOT_FOUND);
     sandbox.delete().await;
     assert_eq!(change(&stage, &sandbox.id, "resume").await, StatusCode::CONFLICT);
+    stage.end().await;
 }
 
 #[tokio::test]
@@ -110,6 +115,7 @@ async fn a_suspended_one_ends_at_once() {
     let began = std::time::Instant::now();
     sandbox.delete().await;
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    stage.end().await;
 }
 
 #[tokio::test]
@@ -125,4 +131,5 @@ async fn a_run_goes_on_through_a_suspension() {
     };
     let (ran, ()) = tokio::join!(run, suspend);
     assert_eq!(ran.stdout, ["one", "two"]);
+    stage.end().await;
 }
