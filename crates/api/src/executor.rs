@@ -10,7 +10,8 @@ use forge_domain::{
     ByteRange, ChangeSet, Changes, ChangesError, CommandError, CommandExit, CommandIo,
     CommandRequest, Commands, Describe, Description, DirectoryEntry, EnvironmentError,
     EnvironmentKind, FileContents, FileError, FileStat, Files, Lifecycle, OutputOffset, Removal,
-    Search, SearchError, SearchOutcome, SearchQuery, TakenIn, WorkspaceLocation, WriteOptions,
+    Search, SearchError, SearchOutcome, SearchQuery, TakenIn, TerminalIo, TerminalSize, Terminals,
+    WorkspaceLocation, WriteOptions,
 };
 use forge_infra_local::{LocalConfig, LocalEnvironment};
 #[cfg(target_os = "linux")]
@@ -104,6 +105,24 @@ impl Commands for Executor {
             Self::Sandbox(environment) => environment.run(request, io).await,
             Self::Local(environment) => environment.run(request, io).await,
             Self::Tensorlake(environment) => environment.run(request, io).await,
+        }
+    }
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl Terminals for Executor {
+    async fn run_on_terminal(
+        &self,
+        request: CommandRequest,
+        size: TerminalSize,
+        io: TerminalIo,
+    ) -> Result<CommandExit, CommandError> {
+        match self {
+            #[cfg(target_os = "linux")]
+            Self::Sandbox(environment) => environment.run_on_terminal(request, size, io).await,
+            Self::Local(environment) => environment.run_on_terminal(request, size, io).await,
+            Self::Tensorlake(environment) => environment.run_on_terminal(request, size, io).await,
         }
     }
 }

@@ -58,6 +58,11 @@ pub(crate) enum Verb {
     /// passed on as stdin. Its exit code is returned; forge's own codes are 124 (timed out),
     /// 125 (forge failed or wrong usage), 126, 127 and 130.
     Exec(Box<ExecArguments>),
+    /// Open a shell in the environment
+    ///
+    /// It is yours where the environment has it, else bash, else sh. Every key goes to it, Ctrl-C too. Its exit
+    /// code is returned.
+    Shell(Box<ShellArguments>),
     /// Show what a session has changed
     Diff(Box<DiffArguments>),
     /// Bring what a session has changed to the project, or take that back
@@ -97,6 +102,15 @@ pub(crate) struct ExecArguments {
     /// The program and its arguments, as they are, without a shell
     #[arg(value_name = "ARGV", trailing_var_arg = true, required_unless_present = "shell")]
     pub(crate) argv: Vec<OsString>,
+}
+
+/// `forge shell`.
+#[derive(Debug, Args)]
+pub(crate) struct ShellArguments {
+    #[command(flatten)]
+    pub(crate) common: CommonOptions,
+    #[command(flatten)]
+    pub(crate) task: TaskOptions,
 }
 
 /// `forge diff`.

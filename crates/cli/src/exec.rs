@@ -115,7 +115,7 @@ pub(crate) async fn run(
 }
 
 /// Says on stderr what the exit code alone does not tell.
-fn conclude(exit: CommandExit, ended_by: Option<Signal>, paint: Paint) -> Conclusion {
+pub(crate) fn conclude(exit: CommandExit, ended_by: Option<Signal>, paint: Paint) -> Conclusion {
     for notice in exit.notices {
         match notice {
             Notice::EnvironmentRecreated { reason } => failure::warn(

@@ -25,6 +25,7 @@ mod failure;
 mod git;
 mod interactive;
 mod keyfile;
+mod keys;
 mod logging;
 mod model;
 #[cfg(target_os = "linux")]
@@ -34,11 +35,13 @@ mod pending;
 mod program;
 mod questions;
 mod rendering;
+mod screen;
 #[cfg(target_os = "linux")]
 mod serve;
 #[cfg(target_os = "linux")]
 mod sessions;
 mod settings;
+mod shell;
 mod signals;
 mod stdin;
 mod task;

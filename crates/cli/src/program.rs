@@ -16,7 +16,7 @@ use crate::terminal::{self, Paint};
 use crate::writer::{self, WriteError};
 #[cfg(target_os = "linux")]
 use crate::{doctor, sessions};
-use crate::{exec, interactive, logging, stdin, task};
+use crate::{exec, interactive, logging, shell, stdin, task};
 
 /// Runs the program.
 pub(crate) fn run() -> ExitCode {
@@ -41,6 +41,29 @@ pub(crate) fn run() -> ExitCode {
                 Ok(settings)
             };
             conclude(Verb::Exec, settings(), |settings| exec::run(settings, exec.shell, exec.argv))
+        }
+        Some(Subcommand::Shell(shell)) => {
+            let shell = *shell;
+            let settings = || {
+                if prompt.is_some() {
+                    return Err(Failure::Usage("-p and shell cannot be used together".to_owned()));
+                }
+                let common = common.join(shell.common);
+                let time_limit = common.timeout;
+                let mut settings = Settings::decide(common, task.join(shell.task))?;
+                // What the configuration says is meant for single commands.
+                settings.timeout = time_limit;
+                if settings.task.output_format != OutputFormat::Text {
+                    let message = "--output-format is for tasks; shell shows what its shell shows";
+                    return Err(Failure::Usage(message.to_owned()));
+                }
+                needs_terminal(
+                    settings,
+                    "forge shell needs a terminal for its keys and its screen; forge exec runs a \
+                     command without one",
+                )
+            };
+            conclude(Verb::Other, settings(), shell::run)
         }
         #[cfg(target_os = "linux")]
         Some(Subcommand::Diff(diff)) => look(prompt, diff.common.verbose, crate::diff::diff(*diff)),
@@ -143,10 +166,15 @@ fn at_terminal(settings: Settings) -> Result<Settings, Failure> {
     if settings.task.output_format != OutputFormat::Text {
         return Err(Failure::Usage("--output-format needs a task: -p TEXT".to_owned()));
     }
+    needs_terminal(
+        settings,
+        "interactive mode needs a terminal; give the task with -p TEXT, or with -p - from stdin",
+    )
+}
+
+fn needs_terminal(settings: Settings, otherwise: &str) -> Result<Settings, Failure> {
     if stdin::kind() != stdin::Kind::Terminal || !terminal::is_terminal(OutputStream::Stdout) {
-        let message = "interactive mode needs a terminal; give the task with -p TEXT, or with -p - \
-                       from stdin";
-        return Err(Failure::Usage(message.to_owned()));
+        return Err(Failure::Usage(otherwise.to_owned()));
     }
     Ok(settings)
 }

@@ -4,10 +4,11 @@
 //! what stands elsewhere on the screen. [`Cleaner`] takes them out; nothing that forge itself composes
 //! reaches a terminal without it. (`exec` is different: its output is the command's, byte by byte.)
 
-use std::sync::OnceLock;
+use std::io;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
-use forge_api::OutputStream;
-use rustix::termios::{OptionalActions, Termios};
+use forge_api::{OutputStream, TerminalSize};
+use rustix::termios::{OptionalActions, QueueSelector, Termios};
 
 use crate::arguments::ColorWhen;
 use crate::variables;
@@ -180,7 +181,54 @@ pub(crate) fn clean_line(text: &str) -> String {
     clean(text).replace('\n', " ⏎ ").replace('\t', " ")
 }
 
+/// How large the terminal is; 80 by 24 where that is not known.
+pub(crate) fn size() -> TerminalSize {
+    match rustix::termios::tcgetwinsize(rustix::stdio::stdout()) {
+        Ok(size) if size.ws_col > 0 && size.ws_row > 0 => {
+            TerminalSize::new(size.ws_col, size.ws_row)
+        }
+        _ => TerminalSize::default(),
+    }
+}
+
 static BEFORE: OnceLock<Termios> = OnceLock::new();
+
+/// What has to be sent to the terminal when it is given back.
+static OWED: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+
+/// From now on every key comes as its bytes, and every byte is shown as it is. After [`remember`].
+///
+/// # Errors
+/// Stdin is no terminal any more.
+pub(crate) fn make_raw() -> io::Result<()> {
+    let stdin = rustix::stdio::stdin();
+    let mut modes = rustix::termios::tcgetattr(stdin)?;
+    modes.make_raw();
+    Ok(rustix::termios::tcsetattr(stdin, OptionalActions::Now, &modes)?)
+}
+
+/// Says what has to be sent to the terminal when it is given back, in place of what was said before.
+pub(crate) fn owe(bytes: Vec<u8>) {
+    *OWED.lock().unwrap_or_else(PoisonError::into_inner) = bytes;
+}
+
+/// Throws away what was typed and not read.
+pub(crate) fn forget_typed() {
+    // A terminal that is gone has nothing typed.
+    let _ = rustix::termios::tcflush(rustix::stdio::stdin(), QueueSelector::IFlush);
+}
+
+/// Gives the terminal back: what a program has left set there is undone, and the modes are as before.
+/// Waits for nothing: a terminal that takes nothing gets only its modes.
+pub(crate) fn give_back() {
+    let owed = std::mem::take(&mut *OWED.lock().unwrap_or_else(PoisonError::into_inner));
+    if !owed.is_empty() && crate::writer::is_writable(OutputStream::Stdout) {
+        drop(crate::writer::write_all(OutputStream::Stdout, &owed));
+    }
+    if let Some(before) = BEFORE.get() {
+        let _ = rustix::termios::tcsetattr(rustix::stdio::stdin(), OptionalActions::Now, before);
+    }
+}
 
 /// Remembers how the terminal is set, and sets it back when a thread panics. Before anything changes
 /// it.
@@ -209,6 +257,8 @@ pub(crate) fn restore() {
         Err(_) => true,
     };
     if changed {
+        let owed = OWED.try_lock().map(|mut owed| std::mem::take(&mut *owed)).unwrap_or_default();
+        drop(crate::writer::write_all(OutputStream::Stdout, &owed));
         // A terminal that is gone needs no restoring.
         let _ = rustix::termios::tcsetattr(stdin, OptionalActions::Drain, before);
         let reset = b"\x1b[?2004l\x1b[?25h\r\n";

@@ -170,7 +170,8 @@ pub(crate) fn write_all(stream: OutputStream, mut bytes: &[u8]) -> io::Result<()
     Ok(())
 }
 
-fn is_writable(stream: OutputStream) -> bool {
+/// Whether a small write to this stream would not wait.
+pub(crate) fn is_writable(stream: OutputStream) -> bool {
     let descriptor = descriptor(stream);
     let mut polled = [PollFd::from_borrowed_fd(descriptor, PollFlags::OUT)];
     matches!(poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(1..))

@@ -43,7 +43,15 @@ pub enum Step {
     Mode(u32, String),
     /// Removes a file.
     Remove(String),
-    /// From here on, SIGTERM and SIGINT do nothing.
+    /// Prints a `t` for each of stdin, stdout and stderr that is a terminal, and a `-` for each other.
+    PrintTerminals,
+    /// Prints the size of the terminal: rows, a space, columns, a newline.
+    PrintSize,
+    /// From here on the terminal passes every byte on, in both directions, and shows none by itself.
+    RawTerminal,
+    /// Copies so many bytes of stdin to stdout.
+    CopyBytes(u64),
+    /// From here on, SIGTERM, SIGINT and SIGHUP do nothing.
     IgnoreSignals,
     /// From here on, this signal prints a text to stdout and exits with 0.
     OnSignal(i32, String),
@@ -163,7 +171,13 @@ fn line(step: &Step) -> String {
         Step::Fifo(path) => format!("mkfifo -- {}", quoted(path)),
         Step::Mode(mode, path) => format!("chmod {mode:o} -- {}", quoted(path)),
         Step::Remove(path) => format!("rm -- {}", quoted(path)),
-        Step::IgnoreSignals => "trap '' TERM INT".to_owned(),
+        Step::PrintTerminals => {
+            "for n in 0 1 2; do if test -t $n; then printf t; else printf -- -; fi; done".to_owned()
+        }
+        Step::PrintSize => "stty size".to_owned(),
+        Step::RawTerminal => "stty raw -echo".to_owned(),
+        Step::CopyBytes(bytes) => format!("head -c {bytes}"),
+        Step::IgnoreSignals => "trap '' TERM INT HUP".to_owned(),
         Step::OnSignal(signal, text) => {
             format!(
                 "trap {} {signal}",

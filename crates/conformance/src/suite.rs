@@ -174,6 +174,35 @@ macro_rules! __clauses {
             one_that_cannot_start_is_an_error
             at_least_the_last_256_kib_are_kept
         }
+        $crate::$each! { $context, terminals:
+            stdin_stdout_and_stderr_are_the_terminal
+            it_is_the_controlling_terminal
+            both_streams_are_shown
+            it_begins_with_its_size
+            another_size_is_signalled
+            another_size_is_there_before_what_is_typed_next
+            what_is_typed_is_shown_and_read
+            ctrl_d_is_an_end_of_file
+            ctrl_c_interrupts
+            ctrl_c_can_be_handled
+            every_byte_survives
+            the_kind_of_terminal_is_said
+            it_runs_in_the_working_directory
+            its_code_comes_back
+            a_signal_is_its_ending
+            a_signal_is_passed_on
+            nobody_at_the_terminal_is_no_end
+            cancelling_hangs_up
+            one_that_ignores_the_hang_up_is_killed
+            its_time_limit_holds
+            dropping_the_future_ends_it
+            its_children_end_with_it
+            much_output_waits_for_the_sink
+            a_closed_sink_ends_it
+            one_that_cannot_start_is_an_error
+            several_at_once_are_apart
+            closing_ends_it
+        }
         $crate::$each! { $context, files:
             what_is_written_is_read
             any_bytes_survive
@@ -271,6 +300,7 @@ mod tests {
             ("commands", include_str!("clauses/streams.rs")),
             ("commands", include_str!("clauses/endings.rs")),
             ("background", include_str!("clauses/background.rs")),
+            ("terminals", include_str!("clauses/terminals.rs")),
             ("files", include_str!("clauses/files.rs")),
             ("search", include_str!("clauses/search.rs")),
             ("description", include_str!("clauses/description.rs")),

@@ -170,8 +170,8 @@ impl Signal {
 
     /// Takes a number from 1 to 64, the signals that Linux has.
     #[must_use]
-    pub fn from_number(number: i32) -> Option<Self> {
-        (1..=64).contains(&number).then_some(Self(number))
+    pub const fn from_number(number: i32) -> Option<Self> {
+        if number >= 1 && number <= 64 { Some(Self(number)) } else { None }
     }
 
     /// The number, from 1 to 64.

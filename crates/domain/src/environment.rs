@@ -5,7 +5,9 @@ use std::fmt;
 use async_trait::async_trait;
 use thiserror::Error;
 
-use crate::{BackgroundCommands, Changes, Commands, Describe, EnvironmentKind, Files, Search};
+use crate::{
+    BackgroundCommands, Changes, Commands, Describe, EnvironmentKind, Files, Search, Terminals,
+};
 
 /// The environment itself failed: not a command, not a file. Ends a turn with a message to the user.
 #[derive(Debug, Error)]
@@ -108,6 +110,7 @@ pub trait Lifecycle: Send + Sync {
 pub trait ExecutionEnvironment:
     Commands
     + BackgroundCommands
+    + Terminals
     + Files
     + Search
     + Describe
@@ -122,6 +125,8 @@ pub trait ExecutionEnvironment:
 impl<T> ExecutionEnvironment for T where
     T: Commands
         + BackgroundCommands
+        + Terminals
+        + Terminals
         + Files
         + Search
         + Describe

@@ -5,8 +5,8 @@
 //! (`forge-conformance`) turns each promise into a named test for each adapter.
 //!
 //! The unit that an adapter implements is [`ExecutionEnvironment`]: commands, background commands,
-//! files, search, description, changes and life as **one** thing, so that what one tool writes, the
-//! next one sees. The other ports are [`LanguageModel`], [`Approver`] and [`Host`], which is for
+//! terminals, files, search, description, changes and life as **one** thing, so that what one tool
+//! writes, the next one sees. The other ports are [`LanguageModel`], [`Approver`] and [`Host`], which is for
 //! what has to happen on the user's machine and must never go through an environment.
 
 mod approval;
@@ -23,6 +23,7 @@ mod model;
 mod output;
 mod review;
 mod search;
+mod terminal;
 mod variables;
 
 pub use approval::{Approval, ApprovalRequest, Approver, Risk};
@@ -62,6 +63,10 @@ pub use review::{
 };
 pub use search::{
     CaseSensitivity, IgnoreRules, Search, SearchError, SearchMatch, SearchOutcome, SearchQuery,
+};
+pub use terminal::{
+    DEFAULT_TERMINAL_KIND, TerminalController, TerminalInput, TerminalIo, TerminalRequest,
+    TerminalRequests, TerminalSize, Terminals,
 };
 pub use variables::{
     EnvironmentVariable, KEY_VARIABLES, VariableError, VariableName, VariableValue,

@@ -12,13 +12,17 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use forge_domain::{CommandError, CommandRequest, EnvironmentVariable, Program, Stdin};
+use forge_domain::{
+    CommandError, CommandRequest, DEFAULT_TERMINAL_KIND, EnvironmentVariable, Program, Stdin,
+    VariableName,
+};
 use rustix::fs::{Access, access};
 use rustix::process::Pid;
 use tokio::process::{Child, Command};
 
 use crate::config::LocalConfig;
 use crate::group::{Group, MARKER, next_mark};
+use crate::terminal::ChildTerminal;
 
 /// A running command and its processes.
 #[derive(Debug)]
@@ -53,19 +57,9 @@ pub(crate) async fn launch(
     request: &CommandRequest,
     input: Input,
 ) -> Result<Launched, CommandError> {
-    let directory = directory(config, request);
-    let mark = next_mark();
-    let environment = environment(config, request);
-    let named = Named::of(config, &request.program)?;
-    let path = named.find(&directory, &environment)?;
-
-    let mut command = Command::new(&path);
-    command
-        .arg0(&named.program)
-        .args(&named.arguments)
-        .current_dir(&directory)
-        .env_clear()
-        .env(MARKER, &mark)
+    let mut ready = Ready::new(config, request, &[])?;
+    ready
+        .command
         .stdin(match input {
             Input::Nothing => Stdio::null(),
             Input::Pipe => Stdio::piped(),
@@ -73,17 +67,68 @@ pub(crate) async fn launch(
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .process_group(0);
-    for variable in &environment {
-        command.env(variable.name().as_os_str(), variable.value().expose());
+    ready.spawn().await
+}
+
+/// Starts a command on this terminal, whose only owner it is then.
+pub(crate) async fn launch_on_terminal(
+    config: &LocalConfig,
+    request: &CommandRequest,
+    terminal: ChildTerminal,
+) -> Result<Launched, CommandError> {
+    let kind = VariableName::parse("TERM")
+        .and_then(|name| EnvironmentVariable::new(name, DEFAULT_TERMINAL_KIND))
+        .map_err(|error| CommandError::Invalid { reason: error.to_string() })?;
+    let mut ready = Ready::new(config, request, &[kind])?;
+    let connected = terminal.connect(&mut ready.command);
+    connected.map_err(|error| CommandError::Invalid { reason: error.to_string() })?;
+    ready.spawn().await
+}
+
+/// A command that wants only to be connected.
+struct Ready {
+    command: Command,
+    named: Named,
+    directory: PathBuf,
+    mark: OsString,
+}
+
+impl Ready {
+    fn new(
+        config: &LocalConfig,
+        request: &CommandRequest,
+        defaults: &[EnvironmentVariable],
+    ) -> Result<Self, CommandError> {
+        let directory = directory(config, request);
+        let mark = next_mark();
+        let mut environment = defaults.to_vec();
+        environment.extend(self::environment(config, request));
+        let named = Named::of(config, &request.program)?;
+        let path = named.find(&directory, &environment)?;
+        let mut command = Command::new(&path);
+        command
+            .arg0(&named.program)
+            .args(&named.arguments)
+            .current_dir(&directory)
+            .env_clear()
+            .env(MARKER, &mark);
+        for variable in &environment {
+            command.env(variable.name().as_os_str(), variable.value().expose());
+        }
+        Ok(Self { command, named, directory, mark })
     }
 
-    let child = spawn(&mut command).await.map_err(|source| refused(&named, &directory, source))?;
-    // The id is there until the child has been waited for, which nobody has done yet.
-    let leader = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
-    let Some(leader) = leader else {
-        return Err(CommandError::Invalid { reason: "the process has no id".to_owned() });
-    };
-    Ok(Launched { child, group: Group::new(leader, mark) })
+    async fn spawn(self) -> Result<Launched, CommandError> {
+        let Self { mut command, named, directory, mark } = self;
+        let child =
+            spawn(&mut command).await.map_err(|source| refused(&named, &directory, source))?;
+        // The id is there until the child has been waited for, which nobody has done yet.
+        let leader = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
+        let Some(leader) = leader else {
+            return Err(CommandError::Invalid { reason: "the process has no id".to_owned() });
+        };
+        Ok(Launched { child, group: Group::new(leader, mark) })
+    }
 }
 
 async fn spawn(command: &mut Command) -> io::Result<Child> {

@@ -17,6 +17,7 @@ mod paths;
 mod ports;
 mod run;
 mod search;
+mod terminal;
 
 pub use config::LocalConfig;
 pub use environment::LocalEnvironment;

@@ -4,18 +4,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use forge_command_io::BackgroundCommand;
+use forge_command_io::{BackgroundCommand, Terminal};
 use forge_domain::{
     BackgroundCommands, BackgroundError, BackgroundId, BackgroundStatus, BackgroundSummary,
     Capabilities, ChangeSet, ChangeTracking, Changes, ChangesError, CommandError, CommandExit,
     CommandIo, CommandRequest, Commands, Describe, Description, EnvironmentError, EnvironmentKind,
-    Lifecycle, Network, OutputLimits, OutputOffset, Persistence, TakenIn,
+    Lifecycle, Network, OutputLimits, OutputOffset, Persistence, TakenIn, TerminalIo, TerminalSize,
+    Terminals,
 };
+use rustix::process::Signal as OsSignal;
 use tracing::debug;
 
 use crate::environment::{Inner, LocalEnvironment};
-use crate::launch::{Input, launch};
-use crate::run::{RunLimits, follow};
+use crate::launch::{Input, launch, launch_on_terminal};
+use crate::run::{RunLimits, follow, follow_on_terminal};
+use crate::terminal;
 
 /// How long `close` waits for calls to end, beyond the grace of the commands, before it says so.
 const CLOSE_LIMIT: Duration = Duration::from_secs(10);
@@ -29,14 +32,32 @@ impl Commands for LocalEnvironment {
     ) -> Result<CommandExit, CommandError> {
         let _call = self.inner.enter().await?;
         let launched = launch(&self.inner.config, &request, Input::of(&io.stdin)).await?;
-        let limits = RunLimits {
-            time_limit: request.time_limit,
-            grace: request.termination_grace,
-            output: request.output_limits,
-        };
+        let limits = RunLimits::of(&request);
         let inner = Arc::clone(&self.inner);
         let spill = move || inner.spill_file();
         Ok(follow(launched, limits, io, &spill, &self.inner.closing).await)
+    }
+}
+
+#[async_trait]
+impl Terminals for LocalEnvironment {
+    async fn run_on_terminal(
+        &self,
+        request: CommandRequest,
+        size: TerminalSize,
+        io: TerminalIo,
+    ) -> Result<CommandExit, CommandError> {
+        let _call = self.inner.enter().await?;
+        let opened = terminal::open(size)
+            .and_then(|(master, slave)| Terminal::new(master).map(|terminal| (terminal, slave)));
+        let (terminal, slave) = opened.map_err(|source| EnvironmentError::Unavailable {
+            environment: EnvironmentKind::Local,
+            reason: "no pseudo-terminal could be made".to_owned(),
+            source: Some(Box::new(source)),
+        })?;
+        let launched = launch_on_terminal(&self.inner.config, &request, slave).await?;
+        let limits = RunLimits { farewell: OsSignal::HUP, ..RunLimits::of(&request) };
+        Ok(follow_on_terminal(launched, terminal, limits, io, &self.inner.closing).await)
     }
 }
 
@@ -45,11 +66,7 @@ impl BackgroundCommands for LocalEnvironment {
     async fn start(&self, request: CommandRequest) -> Result<BackgroundId, CommandError> {
         let _call = self.inner.enter().await?;
         let launched = launch(&self.inner.config, &request, Input::Nothing).await?;
-        let limits = RunLimits {
-            time_limit: request.time_limit,
-            grace: request.termination_grace,
-            output: OutputLimits::NOTHING,
-        };
+        let limits = RunLimits { output: OutputLimits::NOTHING, ..RunLimits::of(&request) };
         let (command, io) = BackgroundCommand::new();
         // The task holds only what it needs: were it to hold the environment, the drop of the last
         // clone would never end it.

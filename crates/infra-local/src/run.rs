@@ -5,10 +5,10 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
-use forge_command_io::{Pump, SpillMaker};
+use forge_command_io::{Pump, SpillMaker, Terminal, TerminalPump};
 use forge_domain::{
-    CommandExit, CommandIo, ControlRequest, ControlRequests, Ending, OutputLimits, Resource,
-    Signal, Stdin, StopMethod,
+    CommandController, CommandExit, CommandIo, CommandRequest, ControlRequest, ControlRequests,
+    Ending, OutputLimits, Resource, RetainedOutput, Signal, Stdin, StopMethod, TerminalIo,
 };
 use futures_util::StreamExt;
 use rustix::process::Signal as OsSignal;
@@ -29,6 +29,20 @@ pub(crate) struct RunLimits {
     pub(crate) time_limit: Option<Duration>,
     pub(crate) grace: Duration,
     pub(crate) output: OutputLimits,
+    /// What a command is asked to end with.
+    pub(crate) farewell: OsSignal,
+}
+
+impl RunLimits {
+    /// Those of a request, for a command that is asked to end by SIGTERM.
+    pub(crate) fn of(request: &CommandRequest) -> Self {
+        Self {
+            time_limit: request.time_limit,
+            grace: request.termination_grace,
+            output: request.output_limits,
+            farewell: OsSignal::TERM,
+        }
+    }
 }
 
 /// Follows a command to its end. Dropping the future kills it, by the drop of its [`Group`].
@@ -48,7 +62,7 @@ pub(crate) async fn follow(
         match (stdout, stderr) {
             (Some(stdout), Some(stderr)) => pump.run(stdout, stderr).await,
             // Both were asked for at the start, so both are there.
-            _ => forge_domain::RetainedOutput::default(),
+            _ => RetainedOutput::default(),
         }
     };
     let supervision = async {
@@ -62,7 +76,39 @@ pub(crate) async fn follow(
         ended.cancel();
         (ending, stopped_by)
     };
-    let ((ending, stopped_by), output) = tokio::join!(supervision, output);
+    let (end, output) = tokio::join!(supervision, output);
+    exit(began, end, output)
+}
+
+/// Follows a command on a terminal to its end. Dropping the future kills it in the same way.
+pub(crate) async fn follow_on_terminal(
+    launched: Launched,
+    terminal: Terminal,
+    limits: RunLimits,
+    io: TerminalIo,
+    closing: &CancellationToken,
+) -> CommandExit {
+    let began = Instant::now();
+    let Launched { child, group } = launched;
+    let ended = CancellationToken::new();
+    let (controller, control) = CommandController::new();
+    let pump = TerminalPump { terminal, io, controller, ended: ended.clone() };
+    let supervision = async {
+        let mut supervisor = Supervisor { child, group, control, limits };
+        let end = supervisor.run(closing).await;
+        supervisor.group.sweep();
+        ended.cancel();
+        end
+    };
+    let (end, ()) = tokio::join!(supervision, pump.run());
+    exit(began, end, RetainedOutput::default())
+}
+
+fn exit(
+    began: Instant,
+    (ending, stopped_by): (Ending, Option<StopMethod>),
+    output: RetainedOutput,
+) -> CommandExit {
     let elapsed = began.elapsed();
     debug!(elapsed_ms = elapsed.as_millis(), ?ending, "A command ended.");
     CommandExit { ending, output, elapsed, stopped_by, notices: Vec::new() }
@@ -152,9 +198,9 @@ impl Supervisor {
         }
     }
 
-    /// SIGTERM to the group, the grace period for all of it, SIGKILL to the group.
+    /// SIGTERM or SIGHUP to the group, the grace period for all of it, SIGKILL to the group.
     async fn end(&mut self, cause: Cause) -> (Ending, Option<StopMethod>) {
-        self.group.signal(OsSignal::TERM);
+        self.group.signal(self.limits.farewell);
         // A stopped process takes no signal before it goes on.
         self.group.signal(OsSignal::CONT);
         let grace_ends = tokio::time::Instant::now() + self.limits.grace;

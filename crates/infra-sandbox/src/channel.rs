@@ -43,7 +43,15 @@ pub(crate) fn send(
 
 /// One message and the descriptors that came with it; `None` at the end of the connection.
 pub(crate) fn receive(socket: impl AsFd) -> io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
-    let mut bytes = vec![0; MAX_MESSAGE_BYTES];
+    receive_at_most(MAX_MESSAGE_BYTES, socket)
+}
+
+/// The same, up to this many bytes: of a stream, that which a message of this length is.
+pub(crate) fn receive_at_most(
+    limit_bytes: usize,
+    socket: impl AsFd,
+) -> io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
+    let mut bytes = vec![0; limit_bytes];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let received = loop {

@@ -14,17 +14,19 @@ use forge_command_io::BackgroundCommand;
 use forge_domain::{
     BackgroundCommands, BackgroundError, BackgroundId, BackgroundStatus, BackgroundSummary,
     ByteRange, ChangeSet, Changes, ChangesError, CommandError, CommandExit, CommandIo,
-    CommandRequest, Commands, Describe, Description, DirectoryEntry, EnvironmentError,
-    EnvironmentKind, FileContents, FileError, FileStat, Files, Lifecycle, OutputLimits,
-    OutputOffset, Program, Removal, Search, SearchError, SearchOutcome, SearchQuery, Stdin,
-    TakenIn, WriteOptions,
+    CommandRequest, Commands, DEFAULT_TERMINAL_KIND, Describe, Description, DirectoryEntry,
+    EnvironmentError, EnvironmentKind, FileContents, FileError, FileStat, Files, Lifecycle,
+    OutputLimits, OutputOffset, Program, Removal, Search, SearchError, SearchOutcome, SearchQuery,
+    Signal, Stdin, TakenIn, TerminalIo, TerminalSize, Terminals, WriteOptions,
 };
 use tracing::debug;
 
 use crate::environment::{Inner, Others, SandboxEnvironment, Standing, blocking};
 use crate::paths::Trees;
 use crate::plan::joined;
-use crate::run::{Input, Launched, RunLimits, Watch, follow, launch};
+use crate::run::{
+    Input, Launched, RunLimits, Watch, follow, follow_on_terminal, launch, launch_on_terminal,
+};
 use crate::spec::CommandSpec;
 
 /// How long `close` waits for calls to end, beyond the grace of the commands, before it says so.
@@ -92,7 +94,7 @@ fn command(
         environment.retain(|other| name(other) != named);
         environment.push(entry);
     }
-    Ok(CommandSpec { directory: directory.into(), arguments, environment })
+    Ok(CommandSpec { directory: directory.into(), arguments, environment, terminal: None })
 }
 
 #[async_trait]
@@ -192,12 +194,31 @@ impl SandboxEnvironment {
         input: Input,
     ) -> Result<StartedCommand, CommandError> {
         let (standing, launched) = self.launch(request, input).await?;
-        let limits = RunLimits {
-            time_limit: request.time_limit,
-            grace: request.termination_grace,
-            output: request.output_limits,
-        };
+        let limits = RunLimits::of(request);
         Ok(StartedCommand { environment: self.clone(), standing, launched, limits })
+    }
+}
+
+#[async_trait]
+impl Terminals for SandboxEnvironment {
+    async fn run_on_terminal(
+        &self,
+        request: CommandRequest,
+        size: TerminalSize,
+        io: TerminalIo,
+    ) -> Result<CommandExit, CommandError> {
+        let _call = self.inner.enter().await?;
+        let standing = self.inner.standing().await?;
+        let mut command = command(&self.inner, &standing, &request)?;
+        command.terminal = Some(size);
+        if !command.environment.iter().any(|entry| entry.as_bytes().starts_with(b"TERM=")) {
+            command.environment.push(format!("TERM={DEFAULT_TERMINAL_KIND}").into());
+        }
+        let launched = launch_on_terminal(&standing.session, &command).await?;
+        let watch = self.watch(&standing);
+        drop(standing);
+        let limits = RunLimits { farewell: Signal::HUP, ..RunLimits::of(&request) };
+        Ok(follow_on_terminal(launched, limits, io, watch).await)
     }
 }
 
@@ -206,11 +227,7 @@ impl BackgroundCommands for SandboxEnvironment {
     async fn start(&self, request: CommandRequest) -> Result<BackgroundId, CommandError> {
         let _call = self.inner.enter().await?;
         let (standing, launched) = self.launch(&request, Input::Nothing).await?;
-        let limits = RunLimits {
-            time_limit: request.time_limit,
-            grace: request.termination_grace,
-            output: OutputLimits::NOTHING,
-        };
+        let limits = RunLimits { output: OutputLimits::NOTHING, ..RunLimits::of(&request) };
         let (command, io) = BackgroundCommand::new();
         // The task holds only what it needs: were it to hold the environment, the drop of the last
         // clone would never end it.

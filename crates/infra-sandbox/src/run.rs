@@ -6,15 +6,16 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use forge_command_io::{Pump, SpillMaker};
+use forge_command_io::{Pump, SpillMaker, Terminal, TerminalPump};
 use forge_domain::{
-    CommandError, CommandExit, CommandIo, ControlRequest, ControlRequests, Ending,
-    EnvironmentError, EnvironmentKind, OutputLimits, Resource, Signal, Stdin, StopMethod,
+    CommandController, CommandError, CommandExit, CommandIo, ControlRequest, ControlRequests,
+    Ending, EnvironmentError, EnvironmentKind, OutputLimits, Resource, RetainedOutput, Signal,
+    Stdin, StopMethod, TerminalIo,
 };
 use futures_util::StreamExt;
 use rustix::net::SocketType;
 use rustix::pipe::PipeFlags;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
 use tokio::sync::watch;
@@ -31,6 +32,20 @@ pub(crate) struct RunLimits {
     pub(crate) time_limit: Option<Duration>,
     pub(crate) grace: Duration,
     pub(crate) output: OutputLimits,
+    /// What a command is asked to end with.
+    pub(crate) farewell: Signal,
+}
+
+impl RunLimits {
+    /// Those of a request, for a command that is asked to end by SIGTERM.
+    pub(crate) fn of(request: &forge_domain::CommandRequest) -> Self {
+        Self {
+            time_limit: request.time_limit,
+            grace: request.termination_grace,
+            output: request.output_limits,
+            farewell: Signal::TERM,
+        }
+    }
 }
 
 /// What ends commands from outside.
@@ -54,6 +69,15 @@ pub(crate) struct Launched {
     stdin: Option<pipe::Sender>,
     stdout: pipe::Receiver,
     stderr: pipe::Receiver,
+    memory_kills: u64,
+}
+
+/// A command that is being executed on a terminal. Dropping it ends the command.
+#[derive(Debug)]
+pub(crate) struct LaunchedOnTerminal {
+    session: Arc<Session>,
+    control: UnixStream,
+    terminal: Terminal,
     memory_kills: u64,
 }
 
@@ -84,15 +108,11 @@ pub(crate) async fn launch(
     let (stderr, child_stderr) = pipe_pair().map_err(lost)?;
     let descriptors = CommandDescriptors {
         control: &keeper,
-        stdin: &child_stdin,
-        stdout: &child_stdout,
-        stderr: &child_stderr,
+        streams: Some([&child_stdin, &child_stdout, &child_stderr]),
     };
     session.launch(command, &descriptors).map_err(lost)?;
     drop((keeper, child_stdin, child_stdout, child_stderr));
-    let control = std::os::unix::net::UnixStream::from(control);
-    control.set_nonblocking(true).map_err(lost)?;
-    let mut control = UnixStream::from_std(control).map_err(lost)?;
+    let mut control = asynchronous(control).map_err(lost)?;
     let stdout = pipe::Receiver::from_owned_fd(stdout).map_err(lost)?;
     let stderr = pipe::Receiver::from_owned_fd(stderr).map_err(lost)?;
     match next_event(&mut control).await.map_err(lost)? {
@@ -108,6 +128,37 @@ pub(crate) async fn launch(
         CommandEvent::Refused { stage, errno } => Err(refused(command, stage, errno)),
         CommandEvent::Ended { .. } => Err(lost(io::ErrorKind::InvalidData.into()).into()),
     }
+}
+
+/// The same for a command on a terminal, which the command's keeper makes.
+pub(crate) async fn launch_on_terminal(
+    session: &Arc<Session>,
+    command: &CommandSpec,
+) -> Result<LaunchedOnTerminal, CommandError> {
+    let lost = |source| lost("the start of a command", source);
+    let memory_kills = session.memory_kills();
+    let (control, keeper) = channel::pair(SocketType::STREAM).map_err(lost)?;
+    let descriptors = CommandDescriptors { control: &keeper, streams: None };
+    session.launch(command, &descriptors).map_err(lost)?;
+    drop(keeper);
+    let control = asynchronous(control).map_err(lost)?;
+    let (event, terminal) = first_event(&control).await.map_err(lost)?;
+    match (event, terminal) {
+        (CommandEvent::Started { .. }, Some(terminal)) => {
+            let terminal = Terminal::new(terminal).map_err(lost)?;
+            Ok(LaunchedOnTerminal { session: Arc::clone(session), control, terminal, memory_kills })
+        }
+        (CommandEvent::Refused { stage, errno }, _) => Err(refused(command, stage, errno)),
+        (CommandEvent::Started { .. } | CommandEvent::Ended { .. }, _) => {
+            Err(lost(io::ErrorKind::InvalidData.into()).into())
+        }
+    }
+}
+
+fn asynchronous(control: OwnedFd) -> io::Result<UnixStream> {
+    let control = std::os::unix::net::UnixStream::from(control);
+    control.set_nonblocking(true)?;
+    UnixStream::from_std(control)
 }
 
 fn lost(operation: &str, source: io::Error) -> EnvironmentError {
@@ -155,6 +206,22 @@ async fn next_event(control: &mut UnixStream) -> io::Result<CommandEvent> {
     CommandEvent::decode(bytes).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
+/// The first event, with the terminal that comes along with it.
+async fn first_event(control: &UnixStream) -> io::Result<(CommandEvent, Option<OwnedFd>)> {
+    loop {
+        control.readable().await?;
+        let receive = || channel::receive_at_most(EVENT_BYTES, control);
+        let (bytes, mut descriptors) = match control.try_io(Interest::READABLE, receive) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+            received => received?.ok_or(io::ErrorKind::UnexpectedEof)?,
+        };
+        // An event is written at once, and the first is all that there is then.
+        let bytes = <[u8; EVENT_BYTES]>::try_from(bytes).map_err(|_| io::ErrorKind::InvalidData)?;
+        let event = CommandEvent::decode(bytes).ok_or(io::ErrorKind::InvalidData)?;
+        return Ok((event, descriptors.pop()));
+    }
+}
+
 /// Follows a command to its end. Dropping the future ends it, by the end of its control socket.
 pub(crate) async fn follow(
     launched: Launched,
@@ -178,6 +245,37 @@ pub(crate) async fn follow(
         end
     };
     let (end, output) = tokio::join!(supervision, pump.run(stdout, stderr));
+    exit(&session, began, memory_kills, end, output)
+}
+
+/// The same for a command on a terminal.
+pub(crate) async fn follow_on_terminal(
+    launched: LaunchedOnTerminal,
+    limits: RunLimits,
+    io: TerminalIo,
+    mut watch: Watch,
+) -> CommandExit {
+    let began = Instant::now();
+    let LaunchedOnTerminal { session, control, terminal, memory_kills } = launched;
+    let ended = CancellationToken::new();
+    let (controller, requests) = CommandController::new();
+    let pump = TerminalPump { terminal, io, controller, ended: ended.clone() };
+    let supervision = async {
+        let end = Supervisor { control, requests, limits }.run(&mut watch).await;
+        ended.cancel();
+        end
+    };
+    let (end, ()) = tokio::join!(supervision, pump.run());
+    exit(&session, began, memory_kills, end, RetainedOutput::default())
+}
+
+fn exit(
+    session: &Session,
+    began: Instant,
+    memory_kills: u64,
+    end: End,
+    output: RetainedOutput,
+) -> CommandExit {
     let End { mut ending, stopped_by } = end;
     let killed = matches!(ending, Ending::Signalled(Signal::KILL) | Ending::Unknown);
     if killed && session.memory_kills() > memory_kills {
@@ -279,14 +377,14 @@ impl Supervisor {
         drop(self.control.write_all(&request.encode()).await);
     }
 
-    /// SIGTERM to all processes of the command, the grace period for all of them, SIGKILL to all.
+    /// SIGTERM or SIGHUP to all processes of the command, the grace period for all of them, SIGKILL to all.
     async fn end(&mut self, cause: Cause, events: &mut EventReader) -> End {
         let grace = match cause {
             // It goes on writing meanwhile.
             Cause::Disk => Duration::ZERO,
             Cause::TimeLimit(_) | Cause::Cancelled => self.limits.grace,
         };
-        self.ask(CommandRequest::Terminate).await;
+        self.ask(CommandRequest::Terminate(self.limits.farewell.number())).await;
         let ended = tokio::time::timeout(grace, events.ending(&mut self.control)).await;
         let method = match ended {
             Ok(_) => StopMethod::Terminate,

@@ -72,9 +72,8 @@ struct Held {
 /// The host's ends of a command's connections, and what the helper gets of it.
 pub(crate) struct CommandDescriptors<'a> {
     pub(crate) control: &'a OwnedFd,
-    pub(crate) stdin: &'a OwnedFd,
-    pub(crate) stdout: &'a OwnedFd,
-    pub(crate) stderr: &'a OwnedFd,
+    /// Stdin, stdout, stderr; none for a command on a terminal, which is made inside.
+    pub(crate) streams: Option<[&'a OwnedFd; 3]>,
 }
 
 /// A helper that was started and waits to be told what to set up. Dropping it ends it.
@@ -139,9 +138,9 @@ impl Session {
         let memory = memory_file(&command.encode())?;
         let held = self.held.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let held = held.as_ref().ok_or(io::ErrorKind::NotConnected)?;
-        let CommandDescriptors { control, stdin, stdout, stderr } = descriptors;
-        let descriptors =
-            [control.as_fd(), memory.as_fd(), stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
+        let CommandDescriptors { control, streams } = descriptors;
+        let mut descriptors = vec![control.as_fd(), memory.as_fd()];
+        descriptors.extend(streams.iter().flatten().map(|stream| stream.as_fd()));
         channel::send(&held.socket, SessionRequest::Run.encode(), &descriptors)
     }
 

@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
+use forge_domain::TerminalSize;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::layers::Layers;
@@ -270,12 +271,17 @@ pub(crate) struct CommandSpec {
     pub(crate) arguments: Vec<OsString>,
     /// `NAME=VALUE` each.
     pub(crate) environment: Vec<OsString>,
+    /// The size of its terminal, where it is to have one.
+    pub(crate) terminal: Option<TerminalSize>,
 }
 
 impl CommandSpec {
     /// Counts and lengths, then bytes; made and read by the same program.
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
+        // A terminal has a column at the least, so that zero says that there is none.
+        let size = self.terminal.map_or([0, 0], |size| [size.columns(), size.rows()]);
+        bytes.extend(size.map(u16::to_ne_bytes).concat());
         put(&mut bytes, &self.directory);
         for list in [&self.arguments, &self.environment] {
             bytes.extend((list.len() as u64).to_ne_bytes());
@@ -288,12 +294,16 @@ impl CommandSpec {
 
     /// Reads what [`CommandSpec::encode`] made.
     pub(crate) fn decode(mut bytes: &[u8]) -> io::Result<Self> {
+        let (size, rest) = bytes.split_first_chunk::<4>().ok_or(io::ErrorKind::UnexpectedEof)?;
+        bytes = rest;
+        let [columns, rows] = [[size[0], size[1]], [size[2], size[3]]].map(u16::from_ne_bytes);
+        let terminal = (columns > 0).then(|| TerminalSize::new(columns, rows));
         let directory = take(&mut bytes)?;
         let mut list = || {
             let count = take_number(&mut bytes)?;
             (0..count).map(|_| take(&mut bytes)).collect::<io::Result<Vec<_>>>()
         };
-        Ok(Self { directory, arguments: list()?, environment: list()? })
+        Ok(Self { directory, arguments: list()?, environment: list()?, terminal })
     }
 }
 
@@ -321,8 +331,8 @@ fn take_number(bytes: &mut &[u8]) -> io::Result<u64> {
 pub(crate) enum CommandRequest {
     /// Send this signal to the command's group.
     Signal(i32),
-    /// Send SIGTERM to all its processes and wait for them to end.
-    Terminate,
+    /// Send this signal to all its processes and wait for them to end.
+    Terminate(i32),
     /// Kill all of them.
     Kill,
 }
@@ -330,7 +340,8 @@ pub(crate) enum CommandRequest {
 /// What the command's keeper says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CommandEvent {
-    /// The program is being executed, by this process of the pid namespace that it sees.
+    /// The program is being executed, by this process of the pid namespace that it sees. With it comes the host's end
+    /// of the terminal, where it has one.
     Started { pid: i32 },
     /// It was not executed.
     Refused { stage: LaunchStage, errno: i32 },
@@ -359,7 +370,7 @@ impl CommandRequest {
     pub(crate) fn encode(self) -> [u8; REQUEST_BYTES] {
         let (tag, value) = match self {
             Self::Signal(signal) => (1, signal),
-            Self::Terminate => (2, 0),
+            Self::Terminate(signal) => (2, signal),
             Self::Kill => (3, 0),
         };
         join([tag, value])
@@ -368,7 +379,7 @@ impl CommandRequest {
     pub(crate) fn decode(bytes: [u8; REQUEST_BYTES]) -> Option<Self> {
         match split::<2, _>(bytes) {
             [1, signal] => Some(Self::Signal(signal)),
-            [2, _] => Some(Self::Terminate),
+            [2, signal] => Some(Self::Terminate(signal)),
             [3, _] => Some(Self::Kill),
             _ => None,
         }
@@ -439,7 +450,10 @@ mod tests {
             directory: "/a b".into(),
             arguments: vec!["sh".into(), "".into(), OsString::from_vec(vec![0xff, b'\n'])],
             environment: vec!["A=1".into()],
+            terminal: Some(TerminalSize::new(80, 24)),
         };
+        let without = CommandSpec { terminal: None, ..expected.clone() };
+        assert_eq!(CommandSpec::decode(&without.encode()).unwrap(), without);
         assert_eq!(CommandSpec::decode(&expected.encode()).unwrap(), expected);
         let cut = expected.encode();
         assert!(CommandSpec::decode(&cut[..cut.len() - 1]).is_err());
@@ -455,8 +469,9 @@ mod tests {
         let refused = Err(io::Error::from_raw_os_error(libc::EPERM));
         let errno = decode_outcome(&encode_outcome(&refused)).unwrap_err().raw_os_error();
         assert_eq!(errno, Some(libc::EPERM));
-        for request in [CommandRequest::Signal(15), CommandRequest::Terminate, CommandRequest::Kill]
-        {
+        let requests =
+            [CommandRequest::Signal(15), CommandRequest::Terminate(1), CommandRequest::Kill];
+        for request in requests {
             assert_eq!(CommandRequest::decode(request.encode()), Some(request));
         }
         let refused = CommandEvent::Refused { stage: LaunchStage::Execute, errno: 8 };

@@ -41,7 +41,23 @@ impl Client {
         config: &TensorlakeConfig,
         lifecycle: &Lifecycle,
     ) -> Result<Self, ConfigError> {
-        let mut http = reqwest::Client::builder()
+        Self::built(config, lifecycle, reqwest::Client::builder())
+    }
+
+    /// One for connections that become sockets, which HTTP/1.1 alone can.
+    pub(crate) fn for_sockets(
+        config: &TensorlakeConfig,
+        lifecycle: &Lifecycle,
+    ) -> Result<Self, ConfigError> {
+        Self::built(config, lifecycle, reqwest::Client::builder().http1_only())
+    }
+
+    fn built(
+        config: &TensorlakeConfig,
+        lifecycle: &Lifecycle,
+        builder: reqwest::ClientBuilder,
+    ) -> Result<Self, ConfigError> {
+        let mut http = builder
             .tls_backend_preconfigured(tls(lifecycle)?)
             .connect_timeout(config.connect_limit)
             .tcp_nodelay(true)

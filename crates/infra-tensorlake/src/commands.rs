@@ -17,7 +17,9 @@ use tokio_util::sync::CancellationToken;
 use crate::environment::{Inner, random_name};
 use crate::failure::{RequestError, closed, unavailable};
 use crate::follow::{FAR_FUTURE, Follower, Limits};
-use crate::guest::{CommandText, Delivery, Input, MARK, Refusal, command_text, shell_argv, word};
+use crate::guest::{
+    CommandText, Delivery, Input, MARK, Refusal, command_text, shell_argv, terminal_text, word,
+};
 use crate::process::{Launch, Process, Replay};
 use crate::retry::Repeatable;
 use crate::scripts::{Guest, Script, Way};
@@ -41,8 +43,8 @@ pub(crate) enum Manner {
 
 /// A command, ready to be put into a request.
 #[derive(Debug)]
-struct Plan {
-    token: String,
+pub(crate) struct Plan {
+    pub(crate) token: String,
     argv: Vec<OsString>,
     variables: Vec<OsString>,
     directory: PathBuf,
@@ -53,7 +55,7 @@ struct Plan {
 }
 
 impl Plan {
-    fn new(
+    pub(crate) fn new(
         inner: &Inner,
         request: &CommandRequest,
         stdin: &Stdin,
@@ -109,14 +111,21 @@ impl Plan {
         })
     }
 
-    /// What goes to the guest. A held process delivers exactly, whatever was asked for: a server without
-    /// `run` loses lines and ends programs that print what is no UTF-8.
-    fn launch(&self, inner: &Inner, way: Way) -> (Launch, Delivery) {
-        let delivery = match way {
-            Way::Run => self.delivery,
-            Way::Held => Delivery::Exact,
-        };
-        let (text, arguments) = command_text(&CommandText {
+    /// The same for a terminal of this kind, where the request and the environment say no other.
+    pub(crate) fn on_terminal(mut self, kind: &str) -> Self {
+        if !self.variables.iter().any(|variable| variable.as_bytes().starts_with(b"TERM=")) {
+            self.variables.push(format!("TERM={kind}").into());
+        }
+        self
+    }
+
+    /// What goes to the guest for a command on a terminal.
+    pub(crate) fn terminal_text(&self, inner: &Inner) -> (String, Vec<String>) {
+        terminal_text(&self.text(inner, Way::Run, Delivery::Exact))
+    }
+
+    fn text<'a>(&'a self, inner: &'a Inner, way: Way, delivery: Delivery) -> CommandText<'a> {
+        CommandText {
             token: &self.token,
             workspace: &inner.workspace.root,
             home: &inner.workspace.working_directory,
@@ -128,7 +137,17 @@ impl Plan {
             input: self.input,
             held: way == Way::Held,
             own_bound: self.bound.filter(|_| way == Way::Held),
-        });
+        }
+    }
+
+    /// What goes to the guest. A held process delivers exactly, whatever was asked for: a server without
+    /// `run` loses lines and ends programs that print what is no UTF-8.
+    fn launch(&self, inner: &Inner, way: Way) -> (Launch, Delivery) {
+        let delivery = match way {
+            Way::Run => self.delivery,
+            Way::Held => Delivery::Exact,
+        };
+        let (text, arguments) = command_text(&self.text(inner, way, delivery));
         let environment = match delivery {
             Delivery::Lines => BTreeMap::from([(MARK.to_owned(), self.token.clone())]),
             Delivery::Exact => BTreeMap::new(),
@@ -332,7 +351,12 @@ pub(crate) async fn make_workspace(
     }
 }
 
-fn refused(inner: &Inner, plan: &Plan, request: &CommandRequest, refusal: Refusal) -> CommandError {
+pub(crate) fn refused(
+    inner: &Inner,
+    plan: &Plan,
+    request: &CommandRequest,
+    refusal: Refusal,
+) -> CommandError {
     let program = match &request.program {
         Program::Argv { program, .. } => program.clone(),
         Program::Shell(_) => OsStr::new("/bin/sh").to_owned(),

@@ -282,6 +282,12 @@ impl Inner {
         }
     }
 
+    /// For a connection that becomes a socket.
+    pub(crate) fn socket_client(&self) -> Result<Client, EnvironmentError> {
+        let client = Client::for_sockets(&self.config, &self.lifecycle);
+        client.map_err(|error| unavailable(error.to_string()))
+    }
+
     async fn wait(
         &self,
         id: &str,

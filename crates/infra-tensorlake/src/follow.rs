@@ -401,13 +401,13 @@ impl Follower {
 }
 
 /// A shell tells of a signal only by 128 and its number (POSIX, 2.8.2).
-fn of_shell(status: u8) -> Ending {
+pub(crate) fn of_shell(status: u8) -> Ending {
     let signal = status.checked_sub(128).and_then(|number| Signal::from_number(number.into()));
     signal.map_or(Ending::Exited(status), Ending::Signalled)
 }
 
 /// An error with everything that led to it.
-fn in_full(error: &RequestError) -> String {
+pub(crate) fn in_full(error: &RequestError) -> String {
     let mut text = error.to_string();
     let mut source = std::error::Error::source(error);
     while let Some(error) = source {

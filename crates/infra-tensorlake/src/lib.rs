@@ -29,6 +29,7 @@ mod scripts;
 mod search;
 mod spill;
 pub mod sse;
+mod terminal;
 mod upload;
 mod wire;
 

@@ -8,6 +8,7 @@ use forge_domain::{
     BackgroundCommands, BackgroundError, BackgroundId, BackgroundStatus, BackgroundSummary,
     ChangeSet, Changes, ChangesError, CommandError, CommandExit, CommandIo, CommandRequest,
     Commands, Describe, Description, EnvironmentError, EnvironmentKind, OutputOffset, TakenIn,
+    TerminalIo, TerminalSize, Terminals,
 };
 
 use crate::background::{BackgroundCommand, BackgroundTable};
@@ -23,6 +24,18 @@ impl Commands for TensorlakeEnvironment {
         io: CommandIo,
     ) -> Result<CommandExit, CommandError> {
         self.inner.run_command(request, io).await
+    }
+}
+
+#[async_trait]
+impl Terminals for TensorlakeEnvironment {
+    async fn run_on_terminal(
+        &self,
+        request: CommandRequest,
+        size: TerminalSize,
+        io: TerminalIo,
+    ) -> Result<CommandExit, CommandError> {
+        self.inner.run_on_terminal(request, size, io).await
     }
 }
 

@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use forge_domain::{EnvironmentError, OutputStream, WorkspaceLocation};
+use forge_domain::{EnvironmentError, OutputStream, Signal, WorkspaceLocation};
 use tokio_util::sync::CancellationToken;
 
 use crate::client::Client;
@@ -13,7 +13,7 @@ use crate::commands::make_workspace;
 use crate::environment::{Inner, random_name};
 use crate::failure::{RequestError, unavailable};
 use crate::guest::files::BOUNDS;
-use crate::guest::{Purpose, enter, signal_text, word, words};
+use crate::guest::{Purpose, enter, signal_marked_text, signal_text, word, words};
 use crate::lifecycle::Ready;
 use crate::process::{Launch, Process, ProcessEnd, ProcessEvent, Replay};
 use crate::retry::Repeatable;
@@ -198,6 +198,16 @@ impl Guest {
         let text = signal_text(token, &self.scratch, leader, signal, purpose);
         if let Err(error) = self.script(&Script::new(text, [])).await {
             tracing::warn!(sandbox_id = %self.ready.id, signal, %error, "A signal was not delivered.");
+        }
+    }
+}
+
+impl Guest {
+    /// Signals everything that carries a command's mark, in the same way.
+    pub(crate) async fn signal_marked(&self, token: &str, signal: Signal) {
+        let text = signal_marked_text(token, signal.number());
+        if let Err(error) = self.script(&Script::new(text, [])).await {
+            tracing::warn!(sandbox_id = %self.ready.id, %signal, %error, "A signal was not delivered.");
         }
     }
 }

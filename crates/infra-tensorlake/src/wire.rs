@@ -103,6 +103,29 @@ pub(crate) struct StartProcessRequest<'a> {
     pub(crate) user: Option<&'a str>,
 }
 
+/// `POST /api/v1/pty`.
+#[derive(Debug, Serialize)]
+pub(crate) struct StartTerminalRequest<'a> {
+    pub(crate) command: &'a str,
+    pub(crate) args: &'a [String],
+    pub(crate) rows: u16,
+    pub(crate) cols: u16,
+}
+
+/// A terminal, as starting one answers.
+#[derive(Deserialize)]
+pub(crate) struct StartTerminalResponse {
+    pub(crate) session_id: String,
+    /// Lets whoever has it type. Not to be shown, so the type has no `Debug`.
+    pub(crate) token: String,
+}
+
+/// A terminal, as asking for one answers.
+#[derive(Debug, Default, Deserialize)]
+pub(crate) struct TerminalResponse {
+    pub(crate) exit_code: Option<i64>,
+}
+
 /// A process, as starting one and asking for one answer.
 #[derive(Debug, Default, Deserialize)]
 pub(crate) struct ProcessResponse {

@@ -17,6 +17,8 @@ pub(crate) const ATTEMPTS: &[Entry] = &[
     ("open-all-for-writing", open_all_for_writing),
     ("make-node", make_node),
     ("push-input", push_input),
+    ("push-own-input", push_own_input),
+    ("control-console", control_console),
     ("set-line-discipline", set_line_discipline),
     ("write-back", write_back),
     ("read-kernel-log", read_kernel_log),
@@ -109,6 +111,27 @@ fn push_input(arguments: &Arguments) -> Outcome {
         call!(libc::SYS_ioctl, fd, 0x5412 /* TIOCSTI */, &[byte][..])?;
     }
     Ok(())
+}
+
+/// Puts the token into the input of the terminal that it has.
+fn push_own_input(arguments: &Arguments) -> Outcome {
+    for byte in arguments.text(0)?.bytes() {
+        call!(libc::SYS_ioctl, 0, 0x5412 /* TIOCSTI */, &[byte][..])?;
+    }
+    Ok(())
+}
+
+/// Asks its terminal to paste the console's selection. One that is no console knows no such thing, and says
+/// so, if the call comes to it.
+fn control_console(_: &Arguments) -> Outcome {
+    let paste = [3];
+    match call!(libc::SYS_ioctl, 0, 0x541c /* TIOCLINUX */, &paste[..]) {
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) => Err(error),
+        other => {
+            writeln!(io::stdout(), "the call arrived: {other:?}")?;
+            Ok(())
+        }
+    }
 }
 
 /// `set-line-discipline PATH NUMBER`: of a terminal of the host.

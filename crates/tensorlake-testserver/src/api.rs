@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
+use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::{ConnectInfo, DefaultBodyLimit, Path, Query, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next as Rest};
@@ -23,6 +24,7 @@ use crate::namespace::Namespace;
 use crate::processes::{End, Next, Process, Start, now_ms};
 use crate::sandboxes::{Sandbox, Status};
 use crate::server::{Creation, Daemon, RecordedRequest, Shared};
+use crate::terminals::{self, Terminal};
 
 type App = State<Arc<Shared>>;
 
@@ -44,6 +46,9 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .route("/processes/{pid}/stdin/close", post(close_stdin))
         .route("/processes/{pid}/{stream}", get(lines))
         .route("/processes/{pid}/output/follow", get(follow))
+        .route("/pty", post(start_terminal).get(terminals))
+        .route("/pty/{id}", get(terminal).delete(delete_terminal))
+        .route("/pty/{id}/ws", get(attach))
         .route("/files", get(read_file).put(write_file));
     if shared.options.daemon == Daemon::WithRun {
         inside = inside.route("/processes/run", post(run));
@@ -348,6 +353,67 @@ fn written(done: bool) -> Response {
 async fn lines(Inside(sandbox): Inside, Path((pid, stream)): Path<(u32, String)>) -> Response {
     let lines = sandbox.find(pid).map(|process| process.lines(&stream)).unwrap_or_default();
     Json(json!({"pid": pid, "line_count": lines.len(), "lines": lines})).into_response()
+}
+
+async fn start_terminal(
+    State(shared): App,
+    Inside(sandbox): Inside,
+    Json(body): Json<terminals::Start>,
+) -> Response {
+    match Terminal::start(&body, shared.options.daemon, &sandbox) {
+        Ok(terminal) => {
+            let answer = json!({"session_id": terminal.id, "token": terminal.token});
+            sandbox.terminals().insert(terminal.id.clone(), terminal);
+            (StatusCode::CREATED, Json(answer)).into_response()
+        }
+        Err(_) => {
+            let body = Json(json!({"error": "Failed to spawn command on PTY"}));
+            (StatusCode::INTERNAL_SERVER_ERROR, body).into_response()
+        }
+    }
+}
+
+async fn terminals(Inside(sandbox): Inside) -> Json<Value> {
+    let all: Vec<Value> = sandbox.terminals().values().map(|terminal| terminal.info()).collect();
+    Json(json!({"sessions": all}))
+}
+
+impl Sandbox {
+    fn terminal(&self, id: &str) -> Result<Arc<Terminal>, Response> {
+        self.terminals().get(id).cloned().ok_or_else(|| not_found("PTY session"))
+    }
+}
+
+async fn terminal(Inside(sandbox): Inside, Path(id): Path<String>) -> Result<Response, Response> {
+    Ok(Json(sandbox.terminal(&id)?.info()).into_response())
+}
+
+async fn delete_terminal(
+    Inside(sandbox): Inside,
+    Path(id): Path<String>,
+) -> Result<Response, Response> {
+    sandbox.terminal(&id)?.delete();
+    sandbox.terminals().remove(&id);
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+#[derive(Debug, Deserialize)]
+struct AttachQuery {
+    token: String,
+}
+
+async fn attach(
+    Inside(sandbox): Inside,
+    Path(id): Path<String>,
+    Query(query): Query<AttachQuery>,
+    upgrade: WebSocketUpgrade,
+) -> Result<Response, Response> {
+    let terminal = sandbox.terminal(&id)?;
+    if query.token != terminal.token {
+        return Err(error(StatusCode::FORBIDDEN, "INVALID_TOKEN", "the token is another one"));
+    }
+    let upgrade = upgrade.max_message_size(64 * 1024);
+    Ok(upgrade.on_upgrade(move |socket| terminal.attend(socket)))
 }
 
 #[derive(Debug, Deserialize)]

@@ -13,5 +13,6 @@ mod namespace;
 mod processes;
 mod sandboxes;
 mod server;
+mod terminals;
 
 pub use server::{Creation, Daemon, RecordedRequest, ServerOptions, TestServer};

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::namespace::Namespace;
 use crate::processes::{Process, SERVER_MARK, kill_marked};
+use crate::terminals::Terminal;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Status {
@@ -37,6 +38,7 @@ pub(crate) struct Sandbox {
     pub(crate) namespace: Option<Namespace>,
     status: Mutex<Status>,
     processes: Mutex<BTreeMap<u32, Arc<Process>>>,
+    terminals: Mutex<BTreeMap<String, Arc<Terminal>>>,
 }
 
 impl Sandbox {
@@ -47,7 +49,15 @@ impl Sandbox {
         namespace: Option<Namespace>,
     ) -> Self {
         let mark = format!("{id}-{:016x}", fastrand::u64(..));
-        Self { id, mark, home, namespace, status: Mutex::new(status), processes: Mutex::default() }
+        Self {
+            id,
+            mark,
+            home,
+            namespace,
+            status: Mutex::new(status),
+            processes: Mutex::default(),
+            terminals: Mutex::default(),
+        }
     }
 
     pub(crate) fn mark(&self) -> &str {
@@ -81,6 +91,10 @@ impl Sandbox {
 
     pub(crate) fn processes(&self) -> MutexGuard<'_, BTreeMap<u32, Arc<Process>>> {
         self.processes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn terminals(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Terminal>>> {
+        self.terminals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Ends everything in it.

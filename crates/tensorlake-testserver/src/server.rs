@@ -169,6 +169,15 @@ impl TestServer {
         self.shared.sandboxes().remove(id);
     }
 
+    /// Cuts every socket to a terminal, without a word.
+    pub fn cut_terminals(&self) {
+        for sandbox in self.shared.sandboxes().values() {
+            for terminal in sandbox.terminals().values() {
+                terminal.cut();
+            }
+        }
+    }
+
     /// Suspends a sandbox: it answers nothing until it is resumed.
     pub fn suspend(&self, id: &str) {
         if let Some(sandbox) = self.shared.sandbox(id) {

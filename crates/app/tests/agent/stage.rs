@@ -328,6 +328,19 @@ impl Files for Stage {
     }
 }
 
+/// No tool has a terminal.
+#[async_trait]
+impl Terminals for Stage {
+    async fn run_on_terminal(
+        &self,
+        _: CommandRequest,
+        _: TerminalSize,
+        _: TerminalIo,
+    ) -> Result<CommandExit, CommandError> {
+        panic!("a tool asked for a terminal")
+    }
+}
+
 #[async_trait]
 impl Search for Stage {
     async fn search(&self, query: SearchQuery) -> Result<SearchOutcome, SearchError> {

@@ -17,6 +17,7 @@ mod live;
 mod sandbox;
 #[cfg(target_os = "linux")]
 mod serve;
+mod shell;
 mod signals;
 mod task;
 mod tensorlake;

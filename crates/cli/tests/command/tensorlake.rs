@@ -23,9 +23,9 @@ const WARNING: &str = "warning: the project's files are not brought into the mic
                        workspace is an empty directory, and what is written there is lost at the end\n";
 
 /// A world and a server whose processes see another project.
-struct Cloud {
-    world: World,
-    server: TestServer,
+pub(crate) struct Cloud {
+    pub(crate) world: World,
+    pub(crate) server: TestServer,
     _runtime: Runtime,
 }
 
@@ -34,7 +34,7 @@ impl Cloud {
         Self::with(ServerOptions { daemon, creation, ..ServerOptions::default() })
     }
 
-    fn with(options: ServerOptions) -> Self {
+    pub(crate) fn with(options: ServerOptions) -> Self {
         let world = World::new();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -50,19 +50,27 @@ impl Cloud {
         Self { world, server, _runtime: runtime }
     }
 
-    fn usual() -> Self {
+    pub(crate) fn usual() -> Self {
         Self::new(Daemon::WithRun, Creation::Running)
     }
 
     /// `forge` with the server and the key in its variables.
     fn forge(&self, arguments: &[&str]) -> Command {
         let mut command = self.world.forge(arguments);
-        command.env("TENSORLAKE_API_KEY", KEY).env("TENSORLAKE_API_URL", self.server.url());
+        self.tell(&mut command);
         command
     }
 
+    /// Lets a run of forge talk to this server.
+    pub(crate) fn tell(&self, command: &mut Command) {
+        command.env("TENSORLAKE_API_KEY", KEY).env("TENSORLAKE_API_URL", self.server.url());
+    }
+
     fn deletions(&self) -> usize {
-        self.server.requests().iter().filter(|request| request.method == "DELETE").count()
+        let of_sandboxes = |request: &&forge_tensorlake_testserver::RecordedRequest| {
+            request.method == "DELETE" && request.path.contains("/sandboxes/")
+        };
+        self.server.requests().iter().filter(of_sandboxes).count()
     }
 
     fn creations(&self) -> usize {
@@ -70,7 +78,7 @@ impl Cloud {
     }
 
     /// Everything was made once and ended once.
-    fn is_settled(&self) {
+    pub(crate) fn is_settled(&self) {
         assert_eq!((self.creations(), self.deletions()), (1, 1));
         assert_eq!(self.server.running(), [""; 0]);
     }

@@ -10,6 +10,7 @@ pub mod description;
 pub mod files;
 pub mod life;
 pub mod search;
+pub mod terminals;
 
 mod endings;
 mod probe;

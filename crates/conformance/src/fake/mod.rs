@@ -9,6 +9,7 @@ mod process;
 mod program;
 mod pump;
 mod search;
+mod terminal;
 mod tree;
 
 pub use environment::FakeEnvironment;

@@ -22,11 +22,22 @@ use tokio_util::sync::CancellationToken;
 use super::environment::{Inner, lock};
 use super::program::Prepared;
 use super::pump::{ClosedStreams, Pump};
+use super::terminal::{Discipline, Terminal, WINDOW_CHANGED};
 use super::tree::{Last, Node};
 use crate::{Scenario, Step};
 
 /// Follows a command to its end.
 pub(super) async fn follow(inner: &Arc<Inner>, prepared: Prepared, io: CommandIo) -> CommandExit {
+    follow_with(inner, prepared, io, None).await
+}
+
+/// The same for one that may be on a terminal.
+pub(super) async fn follow_with(
+    inner: &Arc<Inner>,
+    prepared: Prepared,
+    io: CommandIo,
+    discipline: Option<Discipline>,
+) -> CommandExit {
     let began = Instant::now();
     let (sender, receiver) = mpsc::channel(1);
     let cut = CancellationToken::new();
@@ -41,7 +52,10 @@ pub(super) async fn follow(inner: &Arc<Inner>, prepared: Prepared, io: CommandIo
         traps: Arc::default(),
         stdin: Arc::new(tokio::sync::Mutex::new(Some(io.stdin))),
         children: Arc::clone(&children.0),
+        terminal: discipline.as_ref().map(|discipline| Arc::clone(&discipline.terminal)),
     };
+    let farewell = if discipline.is_some() { Signal::HUP } else { Signal::TERM };
+    let echo = process.output.clone();
     let pump = Pump {
         inner,
         sink: io.sink,
@@ -50,15 +64,28 @@ pub(super) async fn follow(inner: &Arc<Inner>, prepared: Prepared, io: CommandIo
         cut_after: inner.levers.take_drop_output_after(),
         cut: cut.clone(),
     };
-    let supervision = supervise(
+    let supervised = supervise(
         inner,
         process,
         children,
         prepared.scenario,
         io.control,
-        Patience { time_limit: prepared.time_limit, grace: prepared.grace },
+        Patience { time_limit: prepared.time_limit, grace: prepared.grace, farewell },
         cut.clone(),
     );
+    let supervision = async {
+        match discipline {
+            None => {
+                drop(echo);
+                supervised.await
+            }
+            Some(discipline) => tokio::select! {
+                biased;
+                end = supervised => end,
+                never = discipline.run(echo) => match never {},
+            },
+        }
+    };
     let ((ending, stopped_by), output) = tokio::join!(supervision, pump.run(receiver));
     // The leader may have ended before the pump came to the place of the cut.
     let ending = if cut.is_cancelled() { contact_lost() } else { ending };
@@ -86,6 +113,8 @@ fn contact_lost() -> Ending {
 struct Patience {
     time_limit: Option<Duration>,
     grace: Duration,
+    /// What it is asked to end with.
+    farewell: Signal,
 }
 
 async fn supervise(
@@ -138,7 +167,7 @@ async fn supervise(
     let end = match ended_by_us {
         Err(end) => end,
         Ok(ending) => {
-            let method = match react(&traps, Signal::TERM) {
+            let method = match react(&traps, patience.farewell) {
                 Reaction::Die => StopMethod::Terminate,
                 Reaction::Print(text) => {
                     drop(output.send((OutputStream::Stdout, text.into())).await);
@@ -192,12 +221,17 @@ impl Traps {
         if let Some(text) = self.prints.get(&signal.number()) {
             return Reaction::Print(text.clone().into_bytes());
         }
-        let ignored = self.ignores && (signal == Signal::TERM || signal == Signal::INT);
-        if ignored { Reaction::Nothing } else { Reaction::Die }
+        let ignorable = [Signal::TERM, Signal::INT, Signal::HUP].contains(&signal);
+        // Without a handler, a change of the window's size means nothing.
+        if self.ignores && ignorable || signal == WINDOW_CHANGED {
+            Reaction::Nothing
+        } else {
+            Reaction::Die
+        }
     }
 }
 
-type OutputSender = mpsc::Sender<(OutputStream, Bytes)>;
+pub(super) type OutputSender = mpsc::Sender<(OutputStream, Bytes)>;
 
 #[derive(Clone)]
 struct Process {
@@ -209,6 +243,7 @@ struct Process {
     traps: Arc<Mutex<Traps>>,
     stdin: Arc<tokio::sync::Mutex<Option<Stdin>>>,
     children: Arc<Mutex<Vec<AbortHandle>>>,
+    terminal: Option<Arc<Terminal>>,
 }
 
 impl Process {
@@ -281,6 +316,10 @@ impl Process {
                 })?;
                 tokio::time::sleep(Duration::from_millis(20)).await;
             },
+            Step::WriteFile(path, bytes) if path == "/dev/tty" => match &self.terminal {
+                Some(_) => self.print(OutputStream::Stdout, bytes).await,
+                None => Err(Ending::Exited(1)),
+            },
             Step::WriteFile(path, bytes) => self.change(&path, |node| {
                 let mode = node.map_or(0o644, Node::mode);
                 Some(Node::File { bytes: bytes.clone(), mode })
@@ -298,6 +337,35 @@ impl Process {
                 other => other.cloned(),
             }),
             Step::Remove(path) => self.change_entry(&path, |_| None),
+            Step::PrintTerminals => {
+                let text = if self.terminal.is_some() { "ttt" } else { "---" };
+                self.print(OutputStream::Stdout, text.into()).await
+            }
+            Step::PrintSize => match &self.terminal {
+                Some(terminal) => {
+                    let size = terminal.size();
+                    let text = format!("{} {}\n", size.rows(), size.columns());
+                    self.print(OutputStream::Stdout, text.into()).await
+                }
+                None => Err(Ending::Exited(1)),
+            },
+            Step::RawTerminal => match &self.terminal {
+                Some(terminal) => {
+                    terminal.make_raw();
+                    Ok(())
+                }
+                None => Err(Ending::Exited(1)),
+            },
+            Step::CopyBytes(bytes) => {
+                let mut left = usize::try_from(bytes).unwrap_or(usize::MAX);
+                while left > 0 {
+                    let Some(read) = self.read_stdin().await else { break };
+                    let taken = read.len().min(left);
+                    left -= taken;
+                    self.print(OutputStream::Stdout, read[..taken].to_vec()).await?;
+                }
+                Ok(())
+            }
             Step::IgnoreSignals => {
                 lock(&self.traps).ignores = true;
                 Ok(())
@@ -323,6 +391,10 @@ impl Process {
 
     async fn print(&self, stream: OutputStream, bytes: Vec<u8>) -> Result<(), Ending> {
         let broken = Ending::Signalled(Signal::PIPE);
+        let (stream, bytes) = match &self.terminal {
+            Some(terminal) => (OutputStream::Stdout, terminal.shown(&bytes)),
+            None => (stream, bytes),
+        };
         if bytes.is_empty() {
             return Ok(());
         }

@@ -5,7 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use forge_domain::{CommandError, CommandRequest, OutputLimits, Program};
+use forge_domain::{CommandError, CommandRequest, DEFAULT_TERMINAL_KIND, OutputLimits, Program};
 
 use super::environment::Inner;
 use super::tree::{Last, Node, WORKSPACE};
@@ -43,6 +43,13 @@ pub(super) fn prepare(inner: &Inner, request: &CommandRequest) -> Result<Prepare
         time_limit: request.time_limit,
         grace: request.termination_grace,
     })
+}
+
+/// Says which kind of terminal it is, where nobody has.
+pub(super) fn with_terminal_kind(mut prepared: Prepared) -> Prepared {
+    let kind = || DEFAULT_TERMINAL_KIND.into();
+    prepared.variables.entry("TERM".into()).or_insert_with(kind);
+    prepared
 }
 
 fn scenario(inner: &Inner, program: &Program, directory: &Path) -> Result<Scenario, CommandError> {

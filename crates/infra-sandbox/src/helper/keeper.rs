@@ -15,6 +15,7 @@ use super::descendants;
 use super::init::Session;
 use super::kernel::{self, Blocking, Fork, Waited};
 use super::proc_masks;
+use super::terminal;
 use crate::channel;
 use crate::spec::{
     CommandEvent, CommandRequest, CommandSpec, LaunchStage, ProcessesSpec, REQUEST_BYTES,
@@ -35,19 +36,20 @@ const SWEEP_INTERVAL: std::time::Duration = std::time::Duration::from_micros(200
 pub(super) struct Connections {
     control: File,
     command: File,
-    streams: [OwnedFd; 3],
+    /// None for a command on a terminal, which is made here.
+    streams: Option<[OwnedFd; 3]>,
 }
 
 impl Connections {
     /// Takes the descriptors in the order in which the host sends them: control socket, command,
-    /// stdin, stdout, stderr.
-    pub(super) fn of(descriptors: Vec<OwnedFd>) -> Result<Self, Vec<OwnedFd>> {
-        let [control, command, stdin, stdout, stderr] = <[OwnedFd; 5]>::try_from(descriptors)?;
-        Ok(Self {
-            control: File::from(control),
-            command: File::from(command),
-            streams: [stdin, stdout, stderr],
-        })
+    /// and stdin, stdout, stderr where it is on no terminal.
+    pub(super) fn of(mut descriptors: Vec<OwnedFd>) -> Result<Self, Vec<OwnedFd>> {
+        let streams = match descriptors.len() {
+            2 => None,
+            _ => Some(<[OwnedFd; 3]>::try_from(descriptors.split_off(2.min(descriptors.len())))?),
+        };
+        let [control, command] = <[OwnedFd; 2]>::try_from(descriptors)?;
+        Ok(Self { control: File::from(control), command: File::from(command), streams })
     }
 
     /// Says that no process could be made.
@@ -92,14 +94,21 @@ pub(super) fn run(session: &Session, connections: Connections, prepared: io::Res
     let launched = prepared
         .map_err(|error| (LaunchStage::Sandbox, error))
         .and_then(|()| launch(session, command, streams));
-    let (leader, signals) = match launched {
+    let Running { leader, signals, terminal } = match launched {
         Ok(running) => running,
         Err((stage, error)) => {
             tell(&mut control, refused(stage, &error));
             kernel::exit_now(0)
         }
     };
-    tell(&mut control, CommandEvent::Started { pid: leader });
+    let started = CommandEvent::Started { pid: leader };
+    match terminal {
+        Some(terminal) => {
+            let message = started.encode();
+            drop(channel::send(&control, &message, &[terminal.as_fd()]));
+        }
+        None => tell(&mut control, started),
+    }
     let status = keep(session, &mut control, &signals, leader);
     // Nothing of the command is left when its end is told.
     end_all(session, leader);
@@ -111,13 +120,32 @@ pub(super) fn run(session: &Session, connections: Connections, prepared: io::Res
 
 type Refusal = (LaunchStage, io::Error);
 
+/// A command that is being executed.
+struct Running {
+    leader: i32,
+    /// Readable when a child has ended.
+    signals: OwnedFd,
+    /// The host's end of its terminal, where it has one.
+    terminal: Option<OwnedFd>,
+}
+
 fn launch(
     session: &Session,
     command: File,
-    streams: [OwnedFd; 3],
-) -> Result<(i32, OwnedFd), Refusal> {
+    streams: Option<[OwnedFd; 3]>,
+) -> Result<Running, Refusal> {
     let sandbox = |error| (LaunchStage::Sandbox, error);
     let spec = read_command(command).map_err(sandbox)?;
+    let (streams, terminal) = match (streams, spec.terminal) {
+        (Some(streams), None) => (streams, None),
+        (None, Some(size)) => {
+            let (host, streams) = terminal::open(size).map_err(sandbox)?;
+            (streams, Some(host))
+        }
+        (Some(_), Some(_)) | (None, None) => {
+            return Err(sandbox(io::ErrorKind::InvalidInput.into()));
+        }
+    };
     let signals = kernel::own(kernel::child_signals().map_err(sandbox)?);
     let (mut failure, failure_writer) = io::pipe().map_err(sandbox)?;
     let leader = match kernel::fork(0).map_err(sandbox)? {
@@ -141,7 +169,7 @@ fn launch(
             let (stage, errno) = refused_of(bytes);
             Err((stage, io::Error::from_raw_os_error(errno)))
         }
-        Err(_) => Ok((leader, signals)),
+        Err(_) => Ok(Running { leader, signals, terminal }),
     }
 }
 
@@ -179,6 +207,11 @@ fn execute(session: &Session, spec: &CommandSpec, streams: &[OwnedFd; 3]) -> Ref
         if let Err(error) = kernel::duplicate(stream.as_fd(), number) {
             return sandbox(error);
         }
+    }
+    if spec.terminal.is_some()
+        && let Err(error) = rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())
+    {
+        return sandbox(error.into());
     }
     let closed = kernel::close_from_at_exec(3);
     if let Err(error) = closed.and_then(|()| session.confinement.apply()) {
@@ -266,9 +299,9 @@ fn keep(session: &Session, control: &mut File, signals: &OwnedFd, leader: i32) -
             let read = control.read_exact(&mut bytes);
             match read.ok().and_then(|()| CommandRequest::decode(bytes)) {
                 Some(CommandRequest::Signal(signal)) => kernel::kill(-leader, signal),
-                Some(CommandRequest::Terminate) => {
+                Some(CommandRequest::Terminate(signal)) => {
                     terminating = true;
-                    to_all(session, leader, libc::SIGTERM);
+                    to_all(session, leader, signal);
                     // A stopped process takes no signal before it goes on.
                     to_all(session, leader, libc::SIGCONT);
                 }

@@ -23,6 +23,7 @@ mod proc_masks;
 mod root;
 mod seccomp;
 mod shown;
+mod terminal;
 
 pub(crate) use init::kernel_version;
 

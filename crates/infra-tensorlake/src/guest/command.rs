@@ -10,6 +10,8 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::time::Duration;
 
+use forge_domain::Signal;
+
 use super::words::{word, words};
 
 /// How the output travels.
@@ -158,8 +160,47 @@ const FEED: &str = r#"feed() {
 }
 "#;
 
+/// The parent of a command on a terminal. It outlives what keys and the hang-up send to both, to say how the
+/// command ended, as shells say it, and to end what it left. What it has to say of its own about that is of no
+/// interest.
+const TERMINAL: &str = r#"look_up "$1" || exit 0
+shift
+trap : HUP INT QUIT TERM USR1 USR2
+say start $$
+exec 9>&2 2>/dev/null
+(
+  export FORGE_COMMAND_ID="$t"
+  exec "$@" 2>&9 9>&-
+)
+c=$?
+sweep
+exit $c
+"#;
+
 /// The text and its arguments.
 pub(crate) fn command_text(command: &CommandText<'_>) -> (String, Vec<String>) {
+    let (mut text, arguments) = preamble(command);
+    match command.delivery {
+        Delivery::Lines => text.push_str(LINES),
+        Delivery::Exact => {
+            text.push_str(SWEEP);
+            text.push_str(&exact(command));
+        }
+    }
+    (text, arguments)
+}
+
+/// The text of a command on a terminal, and its arguments. It says that it begins, or why not, on the
+/// terminal; from then on that is the command's.
+pub(crate) fn terminal_text(command: &CommandText<'_>) -> (String, Vec<String>) {
+    let (mut text, arguments) = preamble(command);
+    text.push_str(SWEEP);
+    text.push_str(TERMINAL);
+    (text, arguments)
+}
+
+/// Everything up to the look for the program.
+fn preamble(command: &CommandText<'_>) -> (String, Vec<String>) {
     let mut text = String::new();
     if command.held {
         text.push_str("read -r g || exit 0\n");
@@ -184,13 +225,6 @@ pub(crate) fn command_text(command: &CommandText<'_>) -> (String, Vec<String>) {
     ));
     text.push_str(&enter(command.workspace, command.home, command.scratch, command.directory));
     text.push_str(LOOK_UP);
-    match command.delivery {
-        Delivery::Lines => text.push_str(LINES),
-        Delivery::Exact => {
-            text.push_str(SWEEP);
-            text.push_str(&exact(command));
-        }
-    }
     (text, arguments)
 }
 
@@ -283,6 +317,18 @@ pub(crate) fn signal_text(
         ));
     }
     if purpose == Purpose::Kill {
+        text.push_str("sweep\n");
+    }
+    text
+}
+
+/// The text that signals everything that carries a command's mark.
+pub(crate) fn signal_marked_text(token: &str, signal: i32) -> String {
+    let mut text = format!("t={token}\n{SWEEP}");
+    text.push_str(&format!(
+        "for p in $(marked); do p=${{p#/proc/}}; kill -s {signal} \"${{p%/environ}}\" 2>/dev/null; done\n"
+    ));
+    if signal == Signal::KILL.number() {
         text.push_str("sweep\n");
     }
     text

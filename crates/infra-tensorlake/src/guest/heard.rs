@@ -152,7 +152,7 @@ fn index(stream: OutputStream) -> usize {
     }
 }
 
-fn refusal(verb: &str, value: Option<&str>) -> Option<Refusal> {
+pub(crate) fn refusal(verb: &str, value: Option<&str>) -> Option<Refusal> {
     use std::io::ErrorKind;
     Some(match verb {
         "workspace" => {

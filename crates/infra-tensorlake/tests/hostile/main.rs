@@ -11,4 +11,5 @@ mod secret;
 mod server;
 mod silence;
 mod streams;
+mod terminals;
 mod uploads;

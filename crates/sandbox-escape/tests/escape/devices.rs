@@ -188,6 +188,27 @@ pub(crate) fn attempts() -> Vec<Attempt> {
             })
         })
         .unless(lacks_terminals),
+        Attempt::new("write_to_a_terminal_from_an_own_one", "20", |stage| {
+            // The own one may have the same path; what is written there is of no interest.
+            on_terminal(stage, "write-over").on_own_terminal()
+        })
+        .unless(lacks_terminals)
+        .allowed_inside()
+        .holds_without_landlock(),
+        Attempt::new("push_input_into_the_own_terminal", "20", |stage| {
+            // A terminal shows what is in its input.
+            let token = stage.token.clone();
+            let trial = stage.trial("push-own-input", [token.clone()]).on_own_terminal();
+            trial.judged(says(&token))
+        })
+        .unless(lacks_input_pushing)
+        .holds_without_landlock(),
+        Attempt::new("control_the_console_by_the_own_terminal", "20", |stage| {
+            let trial = stage.trial("control-console", [""; 0]).on_own_terminal();
+            trial.judged(says("the call arrived"))
+        })
+        .unless(lacks_terminals)
+        .holds_without_landlock(),
     ]
 }
 

@@ -2,18 +2,22 @@
 
 use std::fs::File;
 use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
+use bytes::Bytes;
 use forge_domain::{
     CommandIo, CommandRequest, Commands, ControlRequests, DiscardOutput, Ending, Lifecycle,
-    Program, Stdin,
+    OutputSink, OutputStream, Program, SinkClosed, Stdin, TerminalIo, TerminalRequests,
+    TerminalSize, Terminals,
 };
 use forge_infra_sandbox::{Layers, SandboxConfig};
 use rustix::fs::{FlockOperation, flock};
 
 use crate::attempt::{Attempt, Column, Weight, Word};
 use crate::stage::{Stage, spawn};
-use crate::trial::{Scene, Trial};
+use crate::trial::{Scene, Streams, Trial};
 
 /// How often the host looks while an attempt runs.
 const INTERVAL: Duration = Duration::from_millis(15);
@@ -85,13 +89,26 @@ async fn in_sandbox(
     // The attempt holds what it got until its stdin ends, and so until the host has seen it.
     let (keep_stdin, stdin) = futures_channel::mpsc::unbounded();
     let mut keep_stdin = Some(keep_stdin);
-    let io = CommandIo {
-        stdin: Stdin::Stream(Box::pin(stdin)),
-        sink: Box::new(DiscardOutput),
-        control: ControlRequests::none(),
-    };
+    let screen = Screen::default();
     let mut seen = false;
-    let mut command = std::pin::pin!(environment.run(request, io));
+    let mut command = match trial.streams {
+        Streams::Pipes => {
+            let io = CommandIo {
+                stdin: Stdin::Stream(Box::pin(stdin)),
+                sink: Box::new(DiscardOutput),
+                control: ControlRequests::none(),
+            };
+            environment.run(request, io)
+        }
+        Streams::Terminal => {
+            let io = TerminalIo {
+                input: Box::pin(futures_util::stream::pending()),
+                sink: Box::new(screen.clone()),
+                control: TerminalRequests::none(),
+            };
+            environment.run_on_terminal(request, TerminalSize::default(), io)
+        }
+    };
     let exit = loop {
         tokio::select! {
             exit = &mut command => break exit,
@@ -104,7 +121,9 @@ async fn in_sandbox(
     };
     drop(keep_stdin);
     let exit = exit.map_err(|error| chain(&error))?;
-    let output = String::from_utf8_lossy(&exit.output.interleaved()).into_owned();
+    let mut output = exit.output.interleaved();
+    output.extend_from_slice(&screen.0.lock().unwrap());
+    let output = String::from_utf8_lossy(&output).into_owned();
     let claimed = exit.ending == Ending::Exited(0);
     // What the attempt has done may take a moment to be seen: a process that it killed has to die.
     let until = Instant::now() + if claimed { patience } else { Duration::ZERO };
@@ -118,6 +137,18 @@ async fn in_sandbox(
     let closed = environment.close().await;
     closed.map_err(|error| chain(&error))?;
     Ok(Finding { seen, claimed, account: format!("{:?}: {}", exit.ending, shortened(&output)) })
+}
+
+/// Keeps what a terminal shows.
+#[derive(Clone, Default)]
+struct Screen(Arc<Mutex<Vec<u8>>>);
+
+#[async_trait]
+impl OutputSink for Screen {
+    async fn write(&mut self, _: OutputStream, bytes: Bytes) -> Result<(), SinkClosed> {
+        self.0.lock().unwrap().extend_from_slice(&bytes);
+        Ok(())
+    }
 }
 
 /// As a plain child of this process.

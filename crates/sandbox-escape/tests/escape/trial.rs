@@ -21,11 +21,31 @@ pub(crate) struct Trial {
     pub(crate) judge: Option<Judge>,
     configure: Vec<Configure>,
     pub(crate) time_limit: Duration,
+    pub(crate) streams: Streams,
+}
+
+/// What the attempt's stdin, stdout and stderr are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Streams {
+    Pipes,
+    /// A terminal of its own.
+    Terminal,
 }
 
 impl Trial {
     pub(crate) fn new(words: Vec<String>) -> Self {
-        Self { words, judge: None, configure: Vec::new(), time_limit: Duration::from_secs(40) }
+        Self {
+            words,
+            judge: None,
+            configure: Vec::new(),
+            time_limit: Duration::from_secs(40),
+            streams: Streams::Pipes,
+        }
+    }
+
+    /// On a terminal of its own; what that shows is the output.
+    pub(crate) fn on_own_terminal(self) -> Self {
+        Self { streams: Streams::Terminal, ..self }
     }
 
     pub(crate) fn judged(mut self, judge: impl FnMut(&Scene) -> bool + 'static) -> Self {
