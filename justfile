@@ -14,7 +14,7 @@ test:
 
 # Runs the promises of the ports against every adapter, by name.
 contract:
-    cargo test --package forge-conformance --package forge-infra-local --package forge-infra-sandbox --package forge-infra-tensorlake --test conformance
+    cargo test --package forge-conformance --package forge-infra-local --package forge-infra-sandbox --package forge-infra-tensorlake --package forge-sandboxd --test conformance
     cargo test --package forge-infra-tensorlake --test contract --test lifecycle --test gone --test hostile --test corpus
 
 # Runs the live test against Tensorlake's real service; needs TENSORLAKE_API_KEY, and costs money.

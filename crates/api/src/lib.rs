@@ -51,7 +51,7 @@ pub use forge_infra_model::{ModelConfig, ModelConfigError, Provider};
 pub use forge_infra_sandbox::{
     AddedAccess, AddedDirectory, Check, CheckOutcome, DamagedSession, DetailedChange,
     DetailedChangeSet, FileFacts, HelperProgram, IgnoredFiles, LineChanges, Listing, OpenSession,
-    ProbeReport, PruneOptions, PruneReport, Pruned, SandboxConfig, SandboxEnvironment,
+    ProbeReport, ProcessView, PruneOptions, PruneReport, Pruned, SandboxConfig, SandboxEnvironment,
     SandboxLimits, SandboxView, SessionChoice, SessionEnd, SessionError, SessionLayers,
     SessionMedium, SessionOrigin, SessionState, SessionStore, SessionSummary, StoredSummary,
     TOOLCHAIN_VARIABLES, UsedSession, WaitingCommits, apparmor_profile, load_apparmor_profile,
@@ -61,6 +61,9 @@ pub use forge_infra_tensorlake::{
     AddressError, ConfigError as TensorlakeConfigError, Resources, TensorlakeConfig,
     TensorlakeEnvironment, wait_for_reapers,
 };
+/// A Tensorlake-compatible server over the embedded sandbox.
+#[cfg(target_os = "linux")]
+pub use forge_sandboxd::{ApiKey, RunRoute, Server, ServerConfig, ServerError, StateError};
 #[cfg(target_os = "linux")]
 pub use review::{ApplyReport, Review, ReviewError, recover_applies, undo_apply};
 /// What holds a key in a [`ModelConfig`] or [`TensorlakeConfig`].

@@ -75,6 +75,11 @@ pub(crate) enum Verb {
     Discard(Box<DiscardArguments>),
     /// List, look at, stop and remove sessions
     Session(Box<SessionArguments>),
+    /// Serve sandboxes to clients of Tensorlake's interface
+    ///
+    /// Prints one line with its address when it is ready, and serves until SIGTERM or Ctrl-C, which end every
+    /// sandbox. Every request needs the key as its bearer; without one given, one is made and said on stderr.
+    Serve(ServeArguments),
     /// Say what the sandbox can do on this machine, and what is in its way
     Doctor(DoctorArguments),
     /// Print a completion script for a shell
@@ -238,6 +243,34 @@ pub(crate) enum SessionVerb {
         #[arg(long)]
         force: bool,
     },
+}
+
+/// `forge serve`.
+#[derive(Debug, Args)]
+pub(crate) struct ServeArguments {
+    /// Where to listen; port 0 is a free one. More than this machine needs a key
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0")]
+    pub(crate) listen: String,
+    /// The key that clients need. Other users of this machine see it here; FORGE_SERVE_API_KEY or a file
+    /// shows it to nobody
+    #[arg(long, value_name = "KEY", allow_hyphen_values = true, conflicts_with = "api_key_file")]
+    pub(crate) api_key: Option<TypedKey>,
+    /// The same, with the key in a file that only you can read
+    #[arg(long, value_name = "FILE")]
+    pub(crate) api_key_file: Option<PathBuf>,
+    /// Where sandboxes are kept while they live; no two servers share one [default: serve, in forge's
+    /// own state directory]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) state_dir: Option<PathBuf>,
+    /// How large an uploaded file may be (512m, 4g) [default: 4g]
+    #[arg(long, value_name = "SIZE", value_parser = parse_memory)]
+    pub(crate) max_file: Option<Mebibytes>,
+    /// Say more on stderr; -vv and -vvv log in detail
+    #[arg(short = 'v', long, action = ArgAction::Count)]
+    pub(crate) verbose: u8,
+    /// When to use colour
+    #[arg(long, value_name = "WHEN")]
+    pub(crate) color: Option<ColorWhen>,
 }
 
 /// `forge doctor`.

@@ -335,7 +335,11 @@ fn tensorlake(
     Ok(Choice::Tensorlake(Box::new(TensorlakeChoice { config, key_from })))
 }
 
-fn read_key(path: &Path) -> Result<SecretString, ChoiceError> {
+/// Reads a key from a file.
+///
+/// # Errors
+/// It cannot be read, others can read it, or it holds nothing.
+pub(crate) fn read_key(path: &Path) -> Result<SecretString, ChoiceError> {
     let own = |path: &Path| path.to_path_buf();
     keyfile::read(path).map_err(|error| match error {
         keyfile::KeyFileError::Read(source) => ChoiceError::KeyFile { path: own(path), source },

@@ -3,7 +3,9 @@
 use std::error::Error as _;
 
 #[cfg(target_os = "linux")]
-use forge_api::{ApplyError, BringError, CommitsError, ReviewError, SessionError};
+use forge_api::{
+    ApplyError, BringError, CommitsError, ReviewError, ServerError, SessionError, StateError,
+};
 use forge_api::{
     CommandError, EnvironmentError, EnvironmentKind, HostError, InitError, ModelError,
     OutputStream, TensorlakeConfigError, TurnError,
@@ -46,6 +48,10 @@ pub(crate) enum Failure {
     #[cfg(target_os = "linux")]
     #[error(transparent)]
     Review(ReviewError),
+    /// There is no server.
+    #[cfg(target_os = "linux")]
+    #[error(transparent)]
+    Server(#[from] ServerError),
     /// Commits could not be brought to the project.
     #[cfg(target_os = "linux")]
     #[error(transparent)]
@@ -125,6 +131,10 @@ impl Failure {
                 | ReviewError::Changes(_) => Conclusion::ForgeFailed,
             },
             #[cfg(target_os = "linux")]
+            Self::Server(error) => match error {
+                ServerError::State(_) | ServerError::Listen { .. } => Conclusion::ForgeFailed,
+            },
+            #[cfg(target_os = "linux")]
             Self::NoCommit => Conclusion::NotDone,
             #[cfg(target_os = "linux")]
             Self::Commits(error) => match error {
@@ -157,6 +167,10 @@ impl Failure {
             Self::Session(error) => session_hint(error),
             #[cfg(target_os = "linux")]
             Self::Review(ReviewError::Apply(error)) => apply_hint(error),
+            #[cfg(target_os = "linux")]
+            Self::Server(ServerError::State(StateError::InUse(_))) => {
+                Some("end that one, or name another directory with --state-dir".to_owned())
+            }
             #[cfg(target_os = "linux")]
             Self::Commits(BringError::Target(CommitsError::BranchExists { .. })) => {
                 Some("choose another name, or delete the branch first".to_owned())

@@ -37,6 +37,8 @@ mod questions;
 mod rendering;
 mod screen;
 #[cfg(target_os = "linux")]
+mod serve;
+#[cfg(target_os = "linux")]
 mod sessions;
 mod settings;
 mod shell;

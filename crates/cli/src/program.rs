@@ -83,9 +83,16 @@ pub(crate) fn run() -> ExitCode {
         Some(Subcommand::Doctor(doctor)) => {
             look(prompt, doctor.common.verbose, doctor::run(doctor))
         }
+        #[cfg(target_os = "linux")]
+        Some(Subcommand::Serve(serve)) => {
+            // Many clients at once.
+            let runtime = tokio::runtime::Builder::new_multi_thread();
+            without_settings(runtime, prompt, serve.verbose, crate::serve::run(serve))
+        }
         #[cfg(not(target_os = "linux"))]
         Some(
             Subcommand::Diff(_)
+            | Subcommand::Serve(_)
             | Subcommand::Apply(_)
             | Subcommand::Discard(_)
             | Subcommand::Session(_)
@@ -124,11 +131,22 @@ fn look(
     verbose: u8,
     part: impl Future<Output = Result<Conclusion, Failure>>,
 ) -> ExitCode {
+    without_settings(tokio::runtime::Builder::new_current_thread(), prompt, verbose, part)
+}
+
+/// The same on a runtime of its own kind.
+#[cfg(target_os = "linux")]
+fn without_settings(
+    mut runtime: tokio::runtime::Builder,
+    prompt: Option<String>,
+    verbose: u8,
+    part: impl Future<Output = Result<Conclusion, Failure>>,
+) -> ExitCode {
     let paint = Paint::choose(ColorWhen::Auto, OutputStream::Stderr);
     logging::start(verbose, paint);
     let result = match prompt {
         Some(_) => Err(Failure::Usage("-p and a subcommand cannot be used together".to_owned())),
-        None => tokio::runtime::Builder::new_current_thread()
+        None => runtime
             .enable_all()
             .build()
             .map_err(|source| Failure::System { what: "forge cannot start", source })

@@ -25,6 +25,8 @@ pub struct SandboxConfig {
     pub session: SessionChoice,
     /// What commands may write and keep. Default: [`SandboxView::Workspace`].
     pub view: SandboxView,
+    /// Whether commands see each other's processes. Default: [`ProcessView::Separate`].
+    pub processes: ProcessView,
     /// Where what the session writes is while it is used. Default: [`SessionMedium::Disk`].
     pub medium: SessionMedium,
     /// Variables for commands, on top of the sandbox's own few. Default: none.
@@ -66,6 +68,7 @@ impl SandboxConfig {
             state_directory: state_directory.into(),
             session: SessionChoice::Continue,
             view: SandboxView::Workspace,
+            processes: ProcessView::Separate,
             medium: SessionMedium::Disk,
             environment: Vec::new(),
             toolchain_variables: Vec::new(),
@@ -93,6 +96,17 @@ pub enum SandboxView {
     /// The workspace is `/`; there is no change set, and no secret of a project is looked for. What the
     /// kernel shows (`/proc`, `/dev`) and what is hidden cannot be written.
     WholeRoot,
+}
+
+/// Which processes a command sees, signals, and shares memory with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ProcessView {
+    /// Its own: each command has process ids of its own, and nothing of it outlives it.
+    #[default]
+    Separate,
+    /// All of the session, as on a machine of its own: ids are the session's, and one command can look
+    /// for and signal what another started. What a command leaves behind is still ended with it.
+    Shared,
 }
 
 /// Where what a session writes is while it is used.

@@ -28,8 +28,8 @@ use crate::paths::{
 mod tests;
 
 impl Trees {
-    /// Reads a range of a regular file.
-    pub(crate) fn read(&self, path: &Path, range: ByteRange) -> Result<FileContents, FileError> {
+    /// Opens a regular file for reading, and says how large it is.
+    pub(crate) fn open(&self, path: &Path) -> Result<(File, u64), FileError> {
         let failed = |error| file_error(path, "read", error);
         let place = self.resolve(path, "read", LastLink::Follow)?;
         let found = there(path, &place)?;
@@ -37,11 +37,17 @@ impl Trees {
         let Some(name) = &place.name else {
             return Err(FileError::IsDirectory { path: path.to_path_buf() });
         };
-        let mut file = open_file(&place.parent, name).map_err(failed)?;
+        let file = open_file(&place.parent, name).map_err(failed)?;
         // What was opened may be another thing than what was looked at.
         let stat = stat_of(&file).map_err(failed)?;
         regular(path, &stat)?;
-        let size = stat.stx_size;
+        Ok((file, stat.stx_size))
+    }
+
+    /// Reads a range of a regular file.
+    pub(crate) fn read(&self, path: &Path, range: ByteRange) -> Result<FileContents, FileError> {
+        let failed = |error| file_error(path, "read", error);
+        let (mut file, size) = self.open(path)?;
         if range.offset >= size {
             return Ok(FileContents { bytes: bytes::Bytes::new(), total_bytes: size });
         }
@@ -60,6 +66,14 @@ impl Trees {
 
     /// Lists a directory in byte order of the names.
     pub(crate) fn list(&self, path: &Path) -> Result<Vec<DirectoryEntry>, FileError> {
+        Ok(self.list_with_times(path)?.into_iter().map(|(entry, _)| entry).collect())
+    }
+
+    /// The same, with the time at which each was last modified.
+    pub(crate) fn list_with_times(
+        &self,
+        path: &Path,
+    ) -> Result<Vec<(DirectoryEntry, Option<SystemTime>)>, FileError> {
         let failed = |error| file_error(path, "list", error);
         let place = self.resolve(path, "list", LastLink::Follow)?;
         let found = there(path, &place)?;
@@ -74,9 +88,10 @@ impl Trees {
         for (name, _) in read_directory(directory).map_err(failed)? {
             // What is removed meanwhile is not there any more.
             let Ok(stat) = stat_entry(directory, &name) else { continue };
-            entries.push(DirectoryEntry { name, kind: kind(&stat, None), size_bytes: size(&stat) });
+            let (kind, size_bytes) = (kind(&stat, None), size(&stat));
+            entries.push((DirectoryEntry { name, kind, size_bytes }, modified(&stat)));
         }
-        entries.sort_by(|left, right| left.name.cmp(&right.name));
+        entries.sort_by(|(left, _), (right, _)| left.name.cmp(&right.name));
         Ok(entries)
     }
 
@@ -103,6 +118,16 @@ impl Trees {
         contents: &[u8],
         options: WriteOptions,
     ) -> Result<(), FileError> {
+        self.write_with(path, options, |file| file.write_all(contents))
+    }
+
+    /// The same with contents that are put into the file piece by piece.
+    pub(crate) fn write_with(
+        &self,
+        path: &Path,
+        options: WriteOptions,
+        fill: impl FnOnce(&mut File) -> io::Result<()>,
+    ) -> Result<(), FileError> {
         let failed = |error| file_error(path, "write", error);
         let place = self.resolve(path, "write", LastLink::Follow)?;
         let name = match &place.name {
@@ -116,7 +141,7 @@ impl Trees {
         // What is to be private is so from the beginning; else the kernel takes the umask off.
         let first = if mode.is_some() { 0o600 } else { 0o666 };
         let mut temporary = Temporary::create(&parent, first).map_err(failed)?;
-        temporary.file.write_all(contents).map_err(failed)?;
+        fill(&mut temporary.file).map_err(failed)?;
         if let Some(existing) = existing {
             keep_owner(&temporary.file, existing);
         }

@@ -42,6 +42,7 @@ mod secrets;
 mod session;
 mod spec;
 mod store;
+mod streaming;
 mod system;
 mod taking_in;
 mod toolchains;
@@ -49,11 +50,13 @@ mod whole;
 
 pub use changes::{DetailedChange, DetailedChangeSet, FileFacts, IgnoredFiles, LineChanges};
 pub use config::{
-    AddedAccess, AddedDirectory, SandboxConfig, SandboxLimits, SandboxView, SessionMedium,
+    AddedAccess, AddedDirectory, ProcessView, SandboxConfig, SandboxLimits, SandboxView,
+    SessionMedium,
 };
 pub use environment::{SandboxEnvironment, SessionOrigin, UsedSession};
 pub use hook::{HelperProgram, sandbox_hook};
 pub use layers::Layers;
+pub use ports::{StartedCommand, StartedInput};
 pub use probe::{Check, CheckOutcome, ProbeReport, apparmor_profile, load_apparmor_profile, probe};
 pub use store::{
     DamagedSession, Listing, OpenSession, PruneOptions, PruneReport, Pruned, SessionChoice,

@@ -10,11 +10,12 @@ use std::path::{Path, PathBuf};
 use forge_domain::{EnvironmentError, EnvironmentKind, EnvironmentVariable, Network};
 use rustix::fs::{Mode, OFlags};
 
-use crate::config::{AddedAccess, SandboxConfig, SandboxView};
+use crate::config::{AddedAccess, ProcessView, SandboxConfig, SandboxView};
 use crate::mount_points::MountPoints;
 use crate::secrets::{self, HiddenPaths};
 use crate::spec::{
-    Access, Keeping, LimitsSpec, NetworkSpec, RawPath, Root, SessionSpec, Shown, Upper, View,
+    Access, Keeping, LimitsSpec, NetworkSpec, ProcessesSpec, RawPath, Root, SessionSpec, Shown,
+    Upper, View,
 };
 use crate::store::{LayerPlace, OpenSession};
 use crate::system;
@@ -132,7 +133,11 @@ pub(crate) fn plan(
         Network::Full => NetworkSpec::Full,
     };
     let environment = environment(config, &toolchains.path, &toolchains.variables);
-    let spec = SessionSpec { view, network, limits, layers: config.layers };
+    let processes = match config.processes {
+        ProcessView::Separate => ProcessesSpec::Separate,
+        ProcessView::Shared => ProcessesSpec::Shared,
+    };
+    let spec = SessionSpec { view, network, limits, processes, layers: config.layers };
     Ok(Plan { spec, environment, hidden })
 }
 

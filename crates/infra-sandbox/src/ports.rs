@@ -1,6 +1,7 @@
-//! The ports.
+//! The ports, and a command that is followed later than it is started.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -108,11 +109,93 @@ impl Commands for SandboxEnvironment {
             Stdin::Empty => Input::Nothing,
             Stdin::Stream(_) => Input::Pipe,
         };
-        let (standing, launched) = self.launch(&request, input).await?;
-        let limits = RunLimits::of(&request);
-        let watch = self.watch(&standing);
+        let started = self.started(&request, input).await?;
+        Ok(started.follow_in_call(io).await)
+    }
+}
+
+/// A command that is being executed, and that nobody follows yet. Dropping it ends the command.
+pub struct StartedCommand {
+    environment: SandboxEnvironment,
+    standing: Arc<Standing>,
+    launched: Launched,
+    limits: RunLimits,
+}
+
+impl fmt::Debug for StartedCommand {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StartedCommand").field("pid", &self.pid()).finish_non_exhaustive()
+    }
+}
+
+impl StartedCommand {
+    /// The number of its first process: among all of the session with
+    /// [`ProcessView::Shared`](crate::ProcessView), else in its own count.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.launched.pid
+    }
+
+    /// Follows it to its end, as [`Commands::run`] does. Its time limit counts from here. An input is
+    /// read only where the start asked for one.
+    ///
+    /// # Errors
+    /// The environment was closed meanwhile, and the command has ended with it.
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends the command.
+    pub async fn follow(self, io: CommandIo) -> Result<CommandExit, EnvironmentError> {
+        let inner = Arc::clone(&self.environment.inner);
+        let _call = inner.enter().await?;
+        Ok(self.follow_in_call(io).await)
+    }
+
+    async fn follow_in_call(self, io: CommandIo) -> CommandExit {
+        let Self { environment, standing, launched, limits } = self;
+        let watch = environment.watch(&standing);
         let spill = move || standing.trees.spill_file();
-        Ok(follow(launched, limits, io, &spill, watch).await)
+        follow(launched, limits, io, &spill, watch).await
+    }
+}
+
+/// Whether a command that is started will be given an input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StartedInput {
+    /// It reads the end of file at once.
+    Nothing,
+    /// It reads what [`StartedCommand::follow`] is given.
+    Stream,
+}
+
+impl SandboxEnvironment {
+    /// Starts a command and returns once it is executed, before anything of its output is read.
+    ///
+    /// # Errors
+    /// As [`Commands::run`]: it did not start.
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends what it has started.
+    pub async fn start_command(
+        &self,
+        request: &CommandRequest,
+        input: StartedInput,
+    ) -> Result<StartedCommand, CommandError> {
+        let _call = self.inner.enter().await?;
+        let input = match input {
+            StartedInput::Nothing => Input::Nothing,
+            StartedInput::Stream => Input::Pipe,
+        };
+        self.started(request, input).await
+    }
+
+    async fn started(
+        &self,
+        request: &CommandRequest,
+        input: Input,
+    ) -> Result<StartedCommand, CommandError> {
+        let (standing, launched) = self.launch(request, input).await?;
+        let limits = RunLimits::of(request);
+        Ok(StartedCommand { environment: self.clone(), standing, launched, limits })
     }
 }
 
@@ -233,7 +316,7 @@ impl Inner {
 
 impl SandboxEnvironment {
     /// Does what blocks with the trees of the session.
-    async fn with_trees<T, E>(
+    pub(crate) async fn with_trees<T, E>(
         &self,
         work: impl FnOnce(&Trees) -> Result<T, E> + Send + 'static,
     ) -> Result<T, E>

@@ -10,8 +10,8 @@ use crate::hook::HelperProgram;
 use crate::layers::Layers;
 use crate::session::{Helper, Session, StartError};
 use crate::spec::{
-    Access, Keeping, LimitsSpec, NetworkSpec, RawPath, Root, SessionFacts, SessionSpec, SetupStage,
-    Shown, Upper, View,
+    Access, Keeping, LimitsSpec, NetworkSpec, ProcessesSpec, RawPath, Root, SessionFacts,
+    SessionSpec, SetupStage, Shown, Upper, View,
 };
 use crate::system;
 
@@ -244,6 +244,7 @@ fn try_session(
             memory_bytes: Some(1024 * 1024 * 1024),
             milli_cpus: None,
         },
+        processes: ProcessesSpec::Separate,
         layers: Layers::ALL,
     };
     let lock = fs::File::open(&directory.0).map_err(|error| {

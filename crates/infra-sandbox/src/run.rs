@@ -62,6 +62,8 @@ pub(crate) struct Watch {
 /// A command that is being executed. Dropping it ends the command.
 #[derive(Debug)]
 pub(crate) struct Launched {
+    /// The command's first process, as the command sees it.
+    pub(crate) pid: u32,
     session: Arc<Session>,
     control: UnixStream,
     stdin: Option<pipe::Sender>,
@@ -114,7 +116,8 @@ pub(crate) async fn launch(
     let stdout = pipe::Receiver::from_owned_fd(stdout).map_err(lost)?;
     let stderr = pipe::Receiver::from_owned_fd(stderr).map_err(lost)?;
     match next_event(&mut control).await.map_err(lost)? {
-        CommandEvent::Started => Ok(Launched {
+        CommandEvent::Started { pid } => Ok(Launched {
+            pid: pid.cast_unsigned(),
             session: Arc::clone(session),
             control,
             stdin,
@@ -141,12 +144,12 @@ pub(crate) async fn launch_on_terminal(
     let control = asynchronous(control).map_err(lost)?;
     let (event, terminal) = first_event(&control).await.map_err(lost)?;
     match (event, terminal) {
-        (CommandEvent::Started, Some(terminal)) => {
+        (CommandEvent::Started { .. }, Some(terminal)) => {
             let terminal = Terminal::new(terminal).map_err(lost)?;
             Ok(LaunchedOnTerminal { session: Arc::clone(session), control, terminal, memory_kills })
         }
         (CommandEvent::Refused { stage, errno }, _) => Err(refused(command, stage, errno)),
-        (CommandEvent::Started | CommandEvent::Ended { .. }, _) => {
+        (CommandEvent::Started { .. } | CommandEvent::Ended { .. }, _) => {
             Err(lost(io::ErrorKind::InvalidData.into()).into())
         }
     }
@@ -228,7 +231,7 @@ pub(crate) async fn follow(
     mut watch: Watch,
 ) -> CommandExit {
     let began = Instant::now();
-    let Launched { session, control, stdin, stdout, stderr, memory_kills } = launched;
+    let Launched { session, control, stdin, stdout, stderr, memory_kills, .. } = launched;
     let ended = CancellationToken::new();
     let pump = Pump { sink: io.sink, limits: limits.output, spill, ended: ended.clone() };
     let supervision = async {

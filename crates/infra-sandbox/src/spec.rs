@@ -45,6 +45,7 @@ pub(crate) struct SessionSpec {
     pub(crate) view: View,
     pub(crate) network: NetworkSpec,
     pub(crate) limits: LimitsSpec,
+    pub(crate) processes: ProcessesSpec,
     /// Not part of the message in a build that cannot switch anything off.
     #[cfg_attr(not(feature = "switchable-layers"), serde(skip))]
     pub(crate) layers: Layers,
@@ -133,6 +134,15 @@ pub(crate) enum NetworkSpec {
     None,
     /// The host's.
     Full,
+}
+
+/// Which processes commands see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum ProcessesSpec {
+    /// Each command its own.
+    Separate,
+    /// All those of the session.
+    Shared,
 }
 
 /// Limits, in the units of getrlimit(2); `None` is no limit of ours.
@@ -330,8 +340,9 @@ pub(crate) enum CommandRequest {
 /// What the command's keeper says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CommandEvent {
-    /// The program is being executed. With it comes the host's end of the terminal, where it has one.
-    Started,
+    /// The program is being executed, by this process of the pid namespace that it sees. With it comes the host's end
+    /// of the terminal, where it has one.
+    Started { pid: i32 },
     /// It was not executed.
     Refused { stage: LaunchStage, errno: i32 },
     /// It has ended with this raw status (wait(2)), and nothing of it is left.
@@ -378,7 +389,7 @@ impl CommandRequest {
 impl CommandEvent {
     pub(crate) fn encode(self) -> [u8; EVENT_BYTES] {
         join(match self {
-            Self::Started => [1, 0, 0],
+            Self::Started { pid } => [1, pid, 0],
             Self::Refused { stage, errno } => [2, stage.number(), errno],
             Self::Ended { status } => [3, status, 0],
         })
@@ -386,7 +397,7 @@ impl CommandEvent {
 
     pub(crate) fn decode(bytes: [u8; EVENT_BYTES]) -> Option<Self> {
         match split::<3, _>(bytes) {
-            [1, ..] => Some(Self::Started),
+            [1, pid, _] => Some(Self::Started { pid }),
             [2, stage, errno] => Some(Self::Refused { stage: LaunchStage::of(stage)?, errno }),
             [3, status, _] => Some(Self::Ended { status }),
             _ => None,
@@ -464,7 +475,9 @@ mod tests {
             assert_eq!(CommandRequest::decode(request.encode()), Some(request));
         }
         let refused = CommandEvent::Refused { stage: LaunchStage::Execute, errno: 8 };
-        for event in [CommandEvent::Started, refused, CommandEvent::Ended { status: 256 }] {
+        for event in
+            [CommandEvent::Started { pid: 7 }, refused, CommandEvent::Ended { status: 256 }]
+        {
             assert_eq!(CommandEvent::decode(event.encode()), Some(event));
         }
         assert_eq!(CommandEvent::decode([9; EVENT_BYTES]), None);

@@ -62,6 +62,13 @@ const ROOMS: &[(Room, &[&[&str]])] = &[
         &[HTTP, TEST_ONLY],
     ),
     (Room { package: "forge-infra-tensorlake", never: &["forge-app", "forge-api"] }, &[TEST_ONLY]),
+    (
+        Room {
+            package: "forge-sandboxd",
+            never: &["forge-app", "forge-api", "forge-infra-tensorlake", "reqwest", "clap"],
+        },
+        &[TEST_ONLY],
+    ),
     (Room { package: "forge-api", never: &["clap", "reedline"] }, &[TEST_ONLY]),
     (Room { package: "forge-cli", never: &[] }, &[TEST_ONLY]),
 ];

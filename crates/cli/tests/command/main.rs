@@ -17,6 +17,8 @@ mod hostile;
 mod live;
 #[cfg(target_os = "linux")]
 mod sandbox;
+#[cfg(target_os = "linux")]
+mod serve;
 mod shell;
 mod signals;
 mod task;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use landlock::{
     ABI, Access, AccessFs, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset,
-    RulesetAttr, RulesetCreated, RulesetCreatedAttr, Scope,
+    RulesetAttr, RulesetCreated, RulesetCreatedAttr, Scope as LandlockScope,
 };
 use rustix::process::{Resource, Rlimit, setrlimit};
 use rustix::thread::{
@@ -22,6 +22,16 @@ use crate::spec::LimitsSpec;
 
 /// The newest version whose rights are asked for; of an older kernel, what it has is enforced.
 const LANDLOCK: ABI = ABI::V9;
+
+/// For whom Landlock's domain is: processes of different domains can neither signal nor look into each
+/// other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scope {
+    /// Each command is in one of its own.
+    Command,
+    /// The whole session is in one, the calling process included.
+    Session,
+}
 
 /// Made once a session, applied by every command.
 pub(super) struct Confinement {
@@ -45,11 +55,12 @@ impl Confinement {
     /// Makes what commands apply, and installs in this process what they inherit.
     pub(super) fn prepare(
         layers: Layers,
+        scope: Scope,
         limits: LimitsSpec,
         memory_bounded: bool,
         writable: &Writable,
     ) -> Result<Self, (&'static str, io::Error)> {
-        let ruleset = if layers.landlock && landlock_abi() > 0 {
+        let mut ruleset = if layers.landlock && landlock_abi() > 0 {
             Some(ruleset(writable).map_err(|error| ("landlock", error))?)
         } else {
             None
@@ -61,6 +72,13 @@ impl Confinement {
         };
         if layers.privileges && layers.namespaces {
             bound_capabilities().map_err(|error| ("capabilities", error))?;
+        }
+        if scope == Scope::Session
+            && let Some(ruleset) = ruleset.take()
+        {
+            set_no_new_privs(true).map_err(|error| ("landlock", error.into()))?;
+            let entered = ruleset.restrict_self().map_err(io::Error::other);
+            entered.map_err(|error| ("landlock", error))?;
         }
         if layers.seccomp {
             let installed = seccomp::of_session().and_then(|filters| seccomp::install(&filters));
@@ -104,7 +122,7 @@ fn ruleset(writable: &Writable) -> io::Result<RulesetCreated> {
     let mut rules = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(all)
-        .and_then(|rules| rules.scope(Scope::from_all(LANDLOCK)))
+        .and_then(|rules| rules.scope(LandlockScope::from_all(LANDLOCK)))
         .and_then(Ruleset::create)
         .map_err(io::Error::other)?;
     rules = allow(rules, Path::new("/"), read)?;

@@ -78,6 +78,20 @@ fn numbers_in(directory: &Path) -> io::Result<Vec<i32>> {
     Ok(names.filter_map(|name| name.to_str()?.parse().ok()).collect())
 }
 
+/// Whether a thread waits in vfork(2) or the like for a child to execute its program. It takes no signal before, and a
+/// child that was stopped on its way keeps it there; neither does anything meanwhile.
+fn waits_for_a_child(file: &str) -> bool {
+    let making = [
+        libc::SYS_clone,
+        libc::SYS_clone3,
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_vfork,
+    ];
+    let text = fs::read_to_string(file).unwrap_or_default();
+    let number = text.split(' ').next().and_then(|number| number.parse().ok());
+    number.is_some_and(|number: libc::c_long| making.contains(&number))
+}
+
 /// What a process does: the liveliest of its threads counts.
 fn state(pid: i32) -> State {
     let tasks = format!("/proc/{pid}/task");
@@ -88,6 +102,9 @@ fn state(pid: i32) -> State {
         let Ok(text) = fs::read_to_string(format!("{tasks}/{thread}/stat")) else { continue };
         match text.rsplit_once(')').and_then(|(_, rest)| rest.trim_start().chars().next()) {
             Some('T' | 't') => all = State::Stopped,
+            Some('D') if waits_for_a_child(&format!("{tasks}/{thread}/syscall")) => {
+                all = State::Stopped;
+            }
             Some('Z' | 'X' | 'x') | None => {}
             Some(_) => return State::Running,
         }

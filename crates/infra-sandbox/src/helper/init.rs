@@ -1,5 +1,6 @@
 //! The session's init: lays out what commands see, then starts a keeper for each.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -10,18 +11,19 @@ use rustix::fs::{Mode, OFlags, open};
 use rustix::net::SocketType;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
-use super::confine::{Confinement, Writable, landlock_abi};
+use super::confine::{Confinement, Scope, Writable, landlock_abi};
+use super::descendants;
 use super::freezer::Freezer;
 use super::keeper;
 use super::kernel::{self, Blocking, Fork, Waited};
 use super::launcher::{answer, failure};
-use super::proc_masks::ProcMasks;
+use super::proc_masks::{self, ProcMasks};
 use super::{mounts, root};
 use crate::channel;
 use crate::layers::Layers;
 use crate::spec::{
-    NetworkSpec, SessionAnswer, SessionFacts, SessionRequest, SessionSpec, SetupFailure,
-    SetupStage, encode_outcome,
+    NetworkSpec, ProcessesSpec, SessionAnswer, SessionFacts, SessionRequest, SessionSpec,
+    SetupFailure, SetupStage, encode_outcome,
 };
 
 /// The first kernel where `pid_max` is each pid namespace's own; before, it is the machine's.
@@ -33,6 +35,7 @@ const MAX_INOTIFY_INSTANCES: &str = "64";
 /// What a keeper needs of its session.
 pub(super) struct Session {
     pub(super) layers: Layers,
+    pub(super) processes: ProcessesSpec,
     pub(super) confinement: Confinement,
     pub(super) proc_masks: ProcMasks,
     /// The overlays whose lower layers the host's people work on.
@@ -126,13 +129,25 @@ fn set_up(spec: &SessionSpec, mut facts: SessionFacts) -> Result<Standing, Setup
     // Each command's own `/proc` is masked; this one is covered by it.
     let proc_masks = if layers.mounts { ProcMasks::find() } else { ProcMasks::default() };
     facts.landlock_abi = if layers.landlock { landlock_abi() } else { 0 };
-    let confinement = Confinement::prepare(layers, spec.limits, facts.memory_bounded, &writable)
-        .map_err(|(part, error)| {
-            let stage = if part == "landlock" { SetupStage::Landlock } else { SetupStage::Seccomp };
-            failure(stage, part, &error)
-        })?;
+    let is_shared = spec.processes == ProcessesSpec::Shared && layers.namespaces;
+    if is_shared && layers.mounts {
+        // Every command sees this one; what had to be written to it is written.
+        proc_masks::fresh_proc(&proc_masks)
+            .map_err(|error| failure(SetupStage::Proc, "closing /proc", &error))?;
+    }
+    let scope = if is_shared { Scope::Session } else { Scope::Command };
+    let confinement =
+        Confinement::prepare(layers, scope, spec.limits, facts.memory_bounded, &writable).map_err(
+            |(part, error)| {
+                let stage =
+                    if part == "landlock" { SetupStage::Landlock } else { SetupStage::Seccomp };
+                failure(stage, part, &error)
+            },
+        )?;
+    let processes = if is_shared { ProcessesSpec::Shared } else { ProcessesSpec::Separate };
     let overlays = if layers.mounts { root::overlays(&spec.view) } else { Vec::new() };
-    Ok((Session { layers, confinement, proc_masks, overlays }, facts, descriptors))
+    let session = Session { layers, processes, confinement, proc_masks, overlays };
+    Ok((session, facts, descriptors))
 }
 
 /// The host's own file system, for a session whose mounts are switched off.
@@ -168,7 +183,8 @@ pub(crate) fn kernel_version() -> Option<(u32, u32)> {
 fn serve(socket: &OwnedFd, session: &Session) -> ! {
     let Ok(signals) = kernel::child_signals() else { kernel::exit_now(1) };
     let signals = kernel::own(signals);
-    let mut commands = Commands { session, socket, spare: None, started: 0 };
+    let mut commands =
+        Commands { session, socket, keepers: BTreeSet::new(), spare: None, started: 0 };
     let mut freezer = Freezer::default();
     // Commands that came while everything stood still.
     let mut waiting: Vec<Vec<OwnedFd>> = Vec::new();
@@ -182,7 +198,7 @@ fn serve(socket: &OwnedFd, session: &Session) -> ! {
         }
         if !ended.is_empty() {
             kernel::drain_signals(signals.as_raw_fd());
-            while matches!(kernel::wait(Blocking::No), Waited::Ended(..)) {}
+            commands.reap();
         }
         if !asked.is_empty() {
             match channel::receive(socket) {
@@ -221,6 +237,8 @@ fn serve(socket: &OwnedFd, session: &Session) -> ! {
 struct Commands<'a> {
     session: &'a Session,
     socket: &'a OwnedFd,
+    /// All of them that live.
+    keepers: BTreeSet<i32>,
     /// What the waiting keeper is told its command by.
     spare: Option<OwnedFd>,
     started: u64,
@@ -244,7 +262,7 @@ impl Commands<'_> {
                     let prepared = keeper::prepare(self.session);
                     keeper::run(self.session, connections, prepared)
                 }
-                Ok(Fork::Parent(_)) => {}
+                Ok(Fork::Parent(pid)) => drop(self.keepers.insert(pid)),
                 Err(error) => connections.refuse(&error),
             }
         }
@@ -264,15 +282,37 @@ impl Commands<'_> {
                 drop(ours);
                 keeper::wait(self.session, &theirs)
             }
-            Ok(Fork::Parent(_)) => self.spare = Some(ours),
+            Ok(Fork::Parent(pid)) => {
+                self.keepers.insert(pid);
+                self.spare = Some(ours);
+            }
             Err(_) => {}
         }
     }
 
+    /// Takes note of what has ended. Where processes are shared, one command may have killed another's
+    /// keeper: what that one adopted comes here, and is ended, with what comes from it in its turn.
+    fn reap(&mut self) {
+        let mut adopted = false;
+        while let Waited::Ended(pid, status) = kernel::wait(Blocking::No) {
+            adopted |= !self.keepers.remove(&pid) || libc::WIFSIGNALED(status);
+        }
+        if adopted && self.session.processes == ProcessesSpec::Shared {
+            let own = std::process::id().cast_signed();
+            for child in descendants::children_of(own) {
+                if !self.keepers.contains(&child) {
+                    kernel::kill(child, libc::SIGKILL);
+                }
+            }
+        }
+    }
+
     fn namespaces(&self) -> i32 {
-        match self.session.layers.namespaces {
-            true => libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWIPC,
-            false => 0,
+        match self.session.processes {
+            ProcessesSpec::Separate if self.session.layers.namespaces => {
+                libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWIPC
+            }
+            ProcessesSpec::Separate | ProcessesSpec::Shared => 0,
         }
     }
 }

@@ -1,4 +1,5 @@
-//! The keeper of one command: the first process of the command's own pid namespace.
+//! The keeper of one command: the first process of the command's own pid namespace, or, where the session
+//! shares one, the process that adopts what the command leaves behind.
 
 use std::ffi::{CString, OsStr};
 use std::fs::File;
@@ -10,12 +11,15 @@ use std::path::Path;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Access, access};
 
+use super::descendants;
 use super::init::Session;
 use super::kernel::{self, Blocking, Fork, Waited};
 use super::proc_masks;
 use super::terminal;
 use crate::channel;
-use crate::spec::{CommandEvent, CommandRequest, CommandSpec, LaunchStage, REQUEST_BYTES};
+use crate::spec::{
+    CommandEvent, CommandRequest, CommandSpec, LaunchStage, ProcessesSpec, REQUEST_BYTES,
+};
 
 /// Where a program without a slash is looked for when the command has no `PATH`.
 const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
@@ -24,6 +28,9 @@ const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 /// this often, at this interval.
 const BUSY_ATTEMPTS: u32 = 20;
 const BUSY_INTERVAL: std::time::Duration = std::time::Duration::from_millis(10);
+
+/// How long killed processes are given to be gone before they are looked for again.
+const SWEEP_INTERVAL: std::time::Duration = std::time::Duration::from_micros(200);
 
 /// What a command is connected to.
 pub(super) struct Connections {
@@ -60,8 +67,12 @@ fn tell(control: &mut File, event: CommandEvent) {
     drop(control.write_all(&event.encode()));
 }
 
-/// Makes ready what does not depend on the command: a `/proc` of this pid namespace.
+/// Makes ready what does not depend on the command: a `/proc` of this pid namespace, or the adoption of
+/// orphans.
 pub(super) fn prepare(session: &Session) -> io::Result<()> {
+    if session.processes == ProcessesSpec::Shared {
+        return Ok(rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?);
+    }
     if session.layers.mounts { proc_masks::fresh_proc(&session.proc_masks) } else { Ok(()) }
 }
 
@@ -90,12 +101,13 @@ pub(super) fn run(session: &Session, connections: Connections, prepared: io::Res
             kernel::exit_now(0)
         }
     };
+    let started = CommandEvent::Started { pid: leader };
     match terminal {
         Some(terminal) => {
-            let message = CommandEvent::Started.encode();
+            let message = started.encode();
             drop(channel::send(&control, &message, &[terminal.as_fd()]));
         }
-        None => tell(&mut control, CommandEvent::Started),
+        None => tell(&mut control, started),
     }
     let status = keep(session, &mut control, &signals, leader);
     // Nothing of the command is left when its end is told.
@@ -186,6 +198,11 @@ fn execute(session: &Session, spec: &CommandSpec, streams: &[OwnedFd; 3]) -> Ref
     let sandbox = |error| (LaunchStage::Sandbox, error);
     let _unchecked = rustix::process::setsid();
     kernel::reset_signals();
+    if session.processes == ProcessesSpec::Shared {
+        // Another command could kill the keeper, which must not leave the command behind.
+        let with_keeper = Some(rustix::process::Signal::KILL);
+        let _unchecked = rustix::process::set_parent_process_death_signal(with_keeper);
+    }
     for (number, stream) in (0..).zip(streams) {
         if let Err(error) = kernel::duplicate(stream.as_fd(), number) {
             return sandbox(error);
@@ -305,13 +322,50 @@ fn keep(session: &Session, control: &mut File, signals: &OwnedFd, leader: i32) -
     }
 }
 
-/// Signals every process of the command. Without a pid namespace of its own, that is its group.
+/// Signals every process of the command. Where no namespaces are made, that is its group.
 fn to_all(session: &Session, leader: i32, signal: i32) {
-    kernel::kill(if session.layers.namespaces { -1 } else { -leader }, signal);
+    match session.processes {
+        ProcessesSpec::Shared => {
+            for process in descendants::of(std::process::id().cast_signed()) {
+                kernel::kill(process, signal);
+            }
+        }
+        ProcessesSpec::Separate if session.layers.namespaces => kernel::kill(-1, signal),
+        ProcessesSpec::Separate => kernel::kill(-leader, signal),
+    }
 }
 
 /// Kills what is left and waits until it is gone.
 fn end_all(session: &Session, leader: i32) {
+    if session.processes == ProcessesSpec::Shared {
+        return end_descendants();
+    }
     to_all(session, leader, libc::SIGKILL);
     while matches!(kernel::wait(Blocking::Yes), Waited::Ended(..)) {}
+}
+
+/// The same where what is left has to be looked for: a look can miss what is being forked meanwhile, so it
+/// is repeated. Orphans become children of this process, so that there is an end of it.
+fn end_descendants() {
+    loop {
+        loop {
+            match kernel::wait(Blocking::No) {
+                Waited::Ended(..) => {}
+                Waited::Running => break,
+                Waited::NoChildren => return,
+            }
+        }
+        let left = descendants::of(std::process::id().cast_signed());
+        // Nothing can fork between the looks that has been stopped.
+        for signal in [libc::SIGSTOP, libc::SIGKILL] {
+            for process in &left {
+                kernel::kill(*process, signal);
+            }
+        }
+        if left.is_empty() {
+            std::thread::yield_now();
+        } else {
+            std::thread::sleep(SWEEP_INTERVAL);
+        }
+    }
 }

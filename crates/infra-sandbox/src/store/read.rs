@@ -20,7 +20,9 @@ use crate::changes::{
 use crate::layers::Layers;
 use crate::plan::HOME;
 use crate::session::{Helper, Session};
-use crate::spec::{Keeping, LimitsSpec, NetworkSpec, Root, SessionSpec, Upper, View};
+use crate::spec::{
+    Keeping, LimitsSpec, NetworkSpec, ProcessesSpec, Root, SessionSpec, Upper, View,
+};
 
 /// A byte of an archive takes at most so many in memory, where a small file takes a page.
 const MEMORY_PER_BYTE: u64 = 8;
@@ -96,6 +98,7 @@ impl SessionStore {
                 memory_bytes: None,
                 milli_cpus: None,
             },
+            processes: ProcessesSpec::Separate,
             layers: Layers::ALL,
         };
         let session = Helper::spawn(self.helper_program())

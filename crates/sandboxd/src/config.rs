@@ -1,0 +1,65 @@
+//! What the server is made from.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use derive_setters::Setters;
+use forge_infra_sandbox::SandboxConfig;
+
+use crate::key::ApiKey;
+
+/// How a [`Server`](crate::Server) is started.
+#[derive(Debug, Clone, Setters)]
+#[setters(into)]
+pub struct ServerConfig {
+    /// Where sandboxes are kept while they live: a directory that no other server uses, made with mode
+    /// 0700 if it is not there. What a server that was killed has left in it is removed at the start.
+    #[setters(skip)]
+    pub state_directory: PathBuf,
+    /// What every request has to carry.
+    #[setters(skip)]
+    pub key: ApiKey,
+    /// Where to listen; port 0 is a free one. Default: `127.0.0.1:0`.
+    pub listen: SocketAddr,
+    /// What all sandboxes have in common: the helper, where toolchains are. View, network, limits and
+    /// place are set for each. Default: the system's directories alone, and this program as the helper.
+    pub sandbox: SandboxConfig,
+    /// Whether `processes/run` is there. Default: [`RunRoute::Present`].
+    pub run: RunRoute,
+    /// How large a file may be that is uploaded. Default: 4 GiB.
+    pub max_file_bytes: u64,
+    /// How large the body of any other request may be. Default: 8 MiB.
+    pub max_body_bytes: usize,
+    /// How much of each process's output is kept, at least. Default: 256 MiB, in a file without a name.
+    pub kept_output_bytes: u64,
+}
+
+/// Whether a server has the route that starts a process and answers with its output and its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RunRoute {
+    /// It has.
+    #[default]
+    Present,
+    /// It has not, as the open-source daemon of the interface: for clients that want to be tried without it.
+    Missing,
+}
+
+const MIB: u64 = 1024 * 1024;
+
+impl ServerConfig {
+    /// Everything default but the directory and the key.
+    #[must_use]
+    pub fn new(state_directory: impl Into<PathBuf>, key: ApiKey) -> Self {
+        let state_directory = state_directory.into();
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            sandbox: SandboxConfig::new(&state_directory),
+            state_directory,
+            key,
+            run: RunRoute::Present,
+            max_file_bytes: 4096 * MIB,
+            max_body_bytes: 8 * 1024 * 1024,
+            kept_output_bytes: 256 * MIB,
+        }
+    }
+}
