@@ -20,6 +20,9 @@ use super::probe::{
 };
 use crate::{Scenario, Step};
 
+/// How often somebody presses a key again.
+const INTERVAL: Duration = Duration::from_millis(500);
+
 const SHORT: Duration = Duration::from_millis(300);
 
 /// Whoever sits at the terminal.
@@ -76,6 +79,25 @@ async fn attended(
     };
     let (exit, ()) = tokio::join!(environment.run_on_terminal(request, size(), io), attend);
     (exit.unwrap(), person.sees())
+}
+
+/// Runs a scenario and presses Ctrl-C once it has printed `begun`, and again until it ends: a shell that is between
+/// the fork and the execution of what it runs may miss it.
+async fn interrupted(environment: &Environment, scenario: &Scenario) -> (CommandExit, String) {
+    let (io, person) = seat();
+    let press = async {
+        person.screen.has("begun").await;
+        loop {
+            // Nobody reads what is typed after the end.
+            drop(person.keys.unbounded_send("\x03".into()));
+            tokio::time::sleep(INTERVAL).await;
+        }
+    };
+    let exit = tokio::select! {
+        exit = environment.run_on_terminal(request(scenario), size(), io) => exit.unwrap(),
+        () = press => unreachable!("it is pressed for ever"),
+    };
+    (exit, person.sees())
 }
 
 /// All three streams are a terminal.
@@ -155,10 +177,7 @@ pub async fn ctrl_d_is_an_end_of_file(environment: Environment) {
 
 /// Ctrl-C interrupts.
 pub async fn ctrl_c_interrupts(environment: Environment) {
-    let (exit, _) = attended(&environment, request(&begun_and_waiting()), async |person| {
-        person.types("\x03");
-    })
-    .await;
+    let (exit, _) = interrupted(&environment, &begun_and_waiting()).await;
     assert_eq!((exit.ending, exit.stopped_by), (Ending::Signalled(Signal::INT), None));
 }
 
@@ -167,10 +186,7 @@ pub async fn ctrl_c_can_be_handled(environment: Environment) {
     let scenario = Scenario::new([Step::OnSignal(2, "handled".into())])
         .then(Step::Print(b"begun ".to_vec()))
         .then(Step::SleepMs(60_000));
-    let (exit, seen) = attended(&environment, request(&scenario), async |person| {
-        person.types("\x03");
-    })
-    .await;
+    let (exit, seen) = interrupted(&environment, &scenario).await;
     assert_eq!(exit.ending, Ending::Exited(0));
     assert!(seen.contains("handled"), "{seen:?}");
 }
