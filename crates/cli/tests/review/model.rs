@@ -2,6 +2,7 @@
 //!
 //! The session's edits are made by a shell in the sandbox, what it holds is read from its layers on the disk, and what
 //! is killed is the program itself. The model knows what each path was when the session began to differ from it.
+//! It is long, since the model, what makes events, and what is checked after each of them are read together.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
