@@ -56,7 +56,7 @@ pub use config::{
 pub use environment::{SandboxEnvironment, SessionOrigin, UsedSession};
 pub use hook::{HelperProgram, sandbox_hook};
 pub use layers::Layers;
-pub use ports::{StartedCommand, StartedInput};
+pub use ports::{StartedCommand, StartedInput, StartedOnTerminal};
 pub use probe::{Check, CheckOutcome, ProbeReport, apparmor_profile, load_apparmor_profile, probe};
 pub use store::{
     DamagedSession, Listing, OpenSession, PruneOptions, PruneReport, Pruned, SessionChoice,

@@ -25,7 +25,8 @@ use crate::environment::{Inner, Others, SandboxEnvironment, Standing, blocking};
 use crate::paths::Trees;
 use crate::plan::joined;
 use crate::run::{
-    Input, Launched, RunLimits, Watch, follow, follow_on_terminal, launch, launch_on_terminal,
+    Input, Launched, LaunchedOnTerminal, RunLimits, Watch, follow, follow_on_terminal, launch,
+    launch_on_terminal,
 };
 use crate::spec::CommandSpec;
 
@@ -199,6 +200,82 @@ impl SandboxEnvironment {
     }
 }
 
+/// A command on a terminal that is being executed, and that nobody follows yet. Dropping it ends the
+/// command.
+pub struct StartedOnTerminal {
+    environment: SandboxEnvironment,
+    watch: Watch,
+    launched: LaunchedOnTerminal,
+    limits: RunLimits,
+}
+
+impl fmt::Debug for StartedOnTerminal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StartedOnTerminal").field("pid", &self.pid()).finish_non_exhaustive()
+    }
+}
+
+impl StartedOnTerminal {
+    /// The number of its first process, as [`StartedCommand::pid`].
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.launched.pid
+    }
+
+    /// Follows it to its end, as [`Terminals::run_on_terminal`] does. Its time limit counts from here.
+    ///
+    /// # Errors
+    /// The environment was closed meanwhile, and the command has ended with it.
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends the command.
+    pub async fn follow(self, io: TerminalIo) -> Result<CommandExit, EnvironmentError> {
+        let inner = Arc::clone(&self.environment.inner);
+        let _call = inner.enter().await?;
+        Ok(self.follow_in_call(io).await)
+    }
+
+    async fn follow_in_call(self, io: TerminalIo) -> CommandExit {
+        follow_on_terminal(self.launched, self.limits, io, self.watch).await
+    }
+}
+
+impl SandboxEnvironment {
+    /// Starts a command on a terminal and returns once it is executed, before anything of its output is
+    /// read.
+    ///
+    /// # Errors
+    /// As [`Terminals::run_on_terminal`]: it did not start.
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends what it has started.
+    pub async fn start_on_terminal(
+        &self,
+        request: &CommandRequest,
+        size: TerminalSize,
+    ) -> Result<StartedOnTerminal, CommandError> {
+        let _call = self.inner.enter().await?;
+        self.started_on_terminal(request, size).await
+    }
+
+    async fn started_on_terminal(
+        &self,
+        request: &CommandRequest,
+        size: TerminalSize,
+    ) -> Result<StartedOnTerminal, CommandError> {
+        let standing = self.inner.standing().await?;
+        let mut command = command(&self.inner, &standing, request)?;
+        command.terminal = Some(size);
+        if !command.environment.iter().any(|entry| entry.as_bytes().starts_with(b"TERM=")) {
+            command.environment.push(format!("TERM={DEFAULT_TERMINAL_KIND}").into());
+        }
+        let launched = launch_on_terminal(&standing.session, &command).await?;
+        let watch = self.watch(&standing);
+        let limits = RunLimits { farewell: Signal::HUP, ..RunLimits::of(request) };
+        Ok(StartedOnTerminal { environment: self.clone(), watch, launched, limits })
+    }
+}
+
 #[async_trait]
 impl Terminals for SandboxEnvironment {
     async fn run_on_terminal(
@@ -208,17 +285,8 @@ impl Terminals for SandboxEnvironment {
         io: TerminalIo,
     ) -> Result<CommandExit, CommandError> {
         let _call = self.inner.enter().await?;
-        let standing = self.inner.standing().await?;
-        let mut command = command(&self.inner, &standing, &request)?;
-        command.terminal = Some(size);
-        if !command.environment.iter().any(|entry| entry.as_bytes().starts_with(b"TERM=")) {
-            command.environment.push(format!("TERM={DEFAULT_TERMINAL_KIND}").into());
-        }
-        let launched = launch_on_terminal(&standing.session, &command).await?;
-        let watch = self.watch(&standing);
-        drop(standing);
-        let limits = RunLimits { farewell: Signal::HUP, ..RunLimits::of(&request) };
-        Ok(follow_on_terminal(launched, limits, io, watch).await)
+        let started = self.started_on_terminal(&request, size).await?;
+        Ok(started.follow_in_call(io).await)
     }
 }
 

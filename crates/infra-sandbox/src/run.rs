@@ -75,6 +75,7 @@ pub(crate) struct Launched {
 /// A command that is being executed on a terminal. Dropping it ends the command.
 #[derive(Debug)]
 pub(crate) struct LaunchedOnTerminal {
+    pub(crate) pid: u32,
     session: Arc<Session>,
     control: UnixStream,
     terminal: Terminal,
@@ -144,9 +145,10 @@ pub(crate) async fn launch_on_terminal(
     let control = asynchronous(control).map_err(lost)?;
     let (event, terminal) = first_event(&control).await.map_err(lost)?;
     match (event, terminal) {
-        (CommandEvent::Started { .. }, Some(terminal)) => {
+        (CommandEvent::Started { pid }, Some(terminal)) => {
             let terminal = Terminal::new(terminal).map_err(lost)?;
-            Ok(LaunchedOnTerminal { session: Arc::clone(session), control, terminal, memory_kills })
+            let (pid, session) = (pid.cast_unsigned(), Arc::clone(session));
+            Ok(LaunchedOnTerminal { pid, session, control, terminal, memory_kills })
         }
         (CommandEvent::Refused { stage, errno }, _) => Err(refused(command, stage, errno)),
         (CommandEvent::Started { .. } | CommandEvent::Ended { .. }, _) => {
@@ -256,7 +258,7 @@ pub(crate) async fn follow_on_terminal(
     mut watch: Watch,
 ) -> CommandExit {
     let began = Instant::now();
-    let LaunchedOnTerminal { session, control, terminal, memory_kills } = launched;
+    let LaunchedOnTerminal { session, control, terminal, memory_kills, .. } = launched;
     let ended = CancellationToken::new();
     let (controller, requests) = CommandController::new();
     let pump = TerminalPump { terminal, io, controller, ended: ended.clone() };

@@ -18,6 +18,7 @@ mod routes;
 mod sandbox;
 mod server;
 mod state;
+mod terminal;
 mod wire;
 
 pub use config::{RunRoute, ServerConfig};

@@ -245,7 +245,7 @@ fn refuse_unsupported(request: &StartProcessRequest) -> Result<(), Failure> {
     }
 }
 
-fn command_of(request: &StartProcessRequest) -> Result<CommandRequest, Failure> {
+pub(crate) fn command_of(request: &StartProcessRequest) -> Result<CommandRequest, Failure> {
     let args = request.args.iter().flatten();
     let program = Program::argv(request.command.as_str(), args);
     let mut command = CommandRequest::new(program)
@@ -272,7 +272,7 @@ fn command_of(request: &StartProcessRequest) -> Result<CommandRequest, Failure> 
 }
 
 /// There is one user in a sandbox: the one that the server runs as.
-fn check_user(user: &UserRequest) -> Result<(), Failure> {
+pub(crate) fn check_user(user: &UserRequest) -> Result<(), Failure> {
     let (own_uid, own_gid) =
         (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     let own_name = if own_uid == 0 { "root" } else { "forge" };

@@ -17,6 +17,7 @@ use tracing::{debug, info, warn};
 use crate::failure::{Failure, chain};
 use crate::process::Process;
 use crate::state::StateDirectory;
+use crate::terminal::Terminals;
 use crate::wire::{
     CreateSandboxResponse, Network, Resources, SandboxFacts, SandboxResponse, now_ms,
 };
@@ -113,6 +114,7 @@ pub(crate) struct Sandbox {
     facts: Mutex<Facts>,
     status: watch::Sender<Status>,
     processes: Mutex<Processes>,
+    pub(crate) terminals: Arc<Terminals>,
     /// Held by whoever suspends or resumes it.
     transition: tokio::sync::Mutex<()>,
     /// Cancelled when everything of it is gone.
@@ -167,6 +169,7 @@ impl Sandbox {
             facts: Mutex::new(facts),
             status: watch::Sender::new(Status::Pending),
             processes: Mutex::default(),
+            terminals: Arc::default(),
             transition: tokio::sync::Mutex::default(),
             gone: CancellationToken::new(),
         })
@@ -404,6 +407,7 @@ impl Sandbox {
         for process in self.processes() {
             process.log.release();
         }
+        self.terminals.release();
         if let Err(error) = self.environment.close().await {
             warn!(sandbox_id = %self.id, %error, "A sandbox was not closed in full.");
         }

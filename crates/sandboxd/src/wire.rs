@@ -118,7 +118,7 @@ pub(crate) struct SandboxFacts {
 }
 
 /// `POST /api/v1/processes` and `POST /api/v1/processes/run`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 pub(crate) struct StartProcessRequest {
     pub(crate) command: String,
     pub(crate) args: Option<Vec<String>>,
@@ -173,6 +173,41 @@ pub(crate) struct ProcessResponse<'a> {
     pub(crate) args: &'a [String],
     pub(crate) started_at: u64,
     pub(crate) ended_at: Option<u64>,
+}
+
+/// `POST /api/v1/pty`.
+#[derive(Debug, Deserialize)]
+pub(crate) struct StartTerminalRequest {
+    pub(crate) command: String,
+    pub(crate) args: Option<Vec<String>>,
+    pub(crate) env: Option<BTreeMap<String, String>>,
+    pub(crate) working_dir: Option<String>,
+    pub(crate) user: Option<UserRequest>,
+    pub(crate) rows: Option<u16>,
+    pub(crate) cols: Option<u16>,
+}
+
+/// `POST /api/v1/pty/{id}/resize`.
+#[derive(Debug, Deserialize)]
+pub(crate) struct ResizeRequest {
+    pub(crate) rows: u16,
+    pub(crate) cols: u16,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct TerminalResponse<'a> {
+    pub(crate) session_id: &'a str,
+    pub(crate) pid: u32,
+    pub(crate) command: &'a str,
+    pub(crate) args: &'a [String],
+    pub(crate) rows: u16,
+    pub(crate) cols: u16,
+    pub(crate) created_at: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) ended_at: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) exit_code: Option<i32>,
+    pub(crate) is_alive: bool,
 }
 
 #[derive(Debug, Deserialize)]

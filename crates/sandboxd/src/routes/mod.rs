@@ -5,6 +5,7 @@ mod lifecycle;
 mod processes;
 mod request;
 mod streams;
+mod terminals;
 mod unsupported;
 
 use std::sync::Arc;
@@ -49,6 +50,10 @@ pub(crate) fn router(shared: Arc<Shared>, run: RunRoute) -> Router {
         .route("/processes/{pid}/output/follow", get(streams::follow))
         .route("/files", get(files::read).put(files::write).delete(files::remove))
         .route("/files/list", get(files::list))
+        .route("/pty", post(terminals::start).get(terminals::list))
+        .route("/pty/{id}", get(terminals::look).delete(terminals::delete))
+        .route("/pty/{id}/resize", post(terminals::resize))
+        .route("/pty/{id}/ws", get(terminals::attach))
         .merge(unsupported::inside());
     if run == RunRoute::Present {
         inside = inside.route("/processes/run", post(processes::run));

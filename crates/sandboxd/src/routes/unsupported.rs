@@ -40,10 +40,6 @@ pub(super) fn lifecycle() -> Router<Arc<Shared>> {
 pub(super) fn inside() -> Router<Arc<Shared>> {
     refused(&[
         ("/processes/{pid}/restart", "restarting a process"),
-        ("/pty", "a terminal"),
-        ("/pty/{id}", "a terminal"),
-        ("/pty/{id}/resize", "a terminal"),
-        ("/pty/{id}/ws", "a terminal"),
         ("/tunnels/tcp", "a tunnel"),
         ("/blob/sign", "signing a blob"),
     ])
