@@ -70,32 +70,6 @@ macro_rules! conformance_suite {
             $crate::__clauses!(__tests_of_group, $make);
         }
     };
-    // For an adapter over a server that has no terminals yet: their clauses are there and ignored.
-    ($adapter:ident, $make:ident, without terminals) => {
-        mod $adapter {
-            $crate::__clauses!(__tests_without_terminals, $make);
-        }
-    };
-}
-
-#[doc(hidden)]
-#[macro_export]
-macro_rules! __tests_without_terminals {
-    ($make:ident, terminals: $($clause:ident)*) => {
-        mod terminals {
-            $(
-                #[::tokio::test]
-                #[ignore = "needs terminals at the server"]
-                async fn $clause() {
-                    let fixture = super::super::$make().await;
-                    $crate::run_clause(fixture, $crate::clauses::terminals::$clause).await;
-                }
-            )*
-        }
-    };
-    ($make:ident, $group:ident: $($clause:ident)*) => {
-        $crate::__tests_of_group! { $make, $group: $($clause)* }
-    };
 }
 
 #[doc(hidden)]

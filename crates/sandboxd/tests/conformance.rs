@@ -52,6 +52,6 @@ async fn without_run() -> Fixture {
     environment(Manner::WithoutRun).await
 }
 
-conformance_suite!(serve_flat, flat, without terminals);
-conformance_suite!(serve_namespaced, namespaced, without terminals);
-conformance_suite!(serve_without_run, without_run, without terminals);
+conformance_suite!(serve_flat, flat);
+conformance_suite!(serve_namespaced, namespaced);
+conformance_suite!(serve_without_run, without_run);

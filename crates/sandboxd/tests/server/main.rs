@@ -13,3 +13,4 @@ mod processes;
 mod stage;
 mod streams;
 mod suspension;
+mod terminals;
