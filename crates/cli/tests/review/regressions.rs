@@ -175,3 +175,18 @@ fn a_file_in_the_place_of_a_directory_whose_removal_was_applied_is_new() {
     ]);
     assert!(project.join("d").is_file());
 }
+
+#[test]
+fn what_the_host_makes_where_both_had_removed_a_directory_stays() {
+    for edit in [Edit::Remove, Edit::Replace(text(0))] {
+        let (project, _world) = lived(&[
+            used(D, edit),
+            Event::Host(D, None),
+            used(1, Edit::Replace(text(0))),
+            Event::Host(DEEP, Some(text(0))),
+            used(A, Edit::Replace(text(0))),
+            apply(&[], None),
+        ]);
+        assert!(project.join("d/e/z").exists());
+    }
+}

@@ -19,12 +19,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use forge_domain::{AppliedId, Base, Digest, Entry};
-use rustix::fs::{Statx, StatxFlags, StatxTimestamp};
+use rustix::fs::{FileType, Statx, StatxFlags, StatxTimestamp};
 use serde::{Deserialize, Serialize};
 
 use super::lock::no_follow;
 use super::meta::WrittenPath;
 use crate::changes::{DetailedChangeSet, Directory, entry, is_bare, is_copied_up, open, stat};
+use crate::paths::file_type;
 
 const MANIFEST: &str = "manifest.json";
 const VERSION: u32 = 1;
@@ -254,7 +255,16 @@ impl Bases {
             });
             is_new |= self.all.len() != before;
         }
-        let hiding: BTreeSet<PathBuf> = changes.hiding.iter().cloned().collect();
+        let mut hiding: BTreeSet<PathBuf> = changes.hiding.iter().cloned().collect();
+        // What took the place of a directory that the host has not any more would hide another one there.
+        for (path, noted) in &self.all {
+            let is_other = |stat: Statx| file_type(&stat) != FileType::Directory;
+            if matches!(noted.base, Base::Known(Entry::Directory { .. }))
+                && stat(upper, path)?.is_some_and(is_other)
+            {
+                hiding.insert(path.clone());
+            }
+        }
         let mut found = Vec::new();
         for path in listed().filter(|path| !self.all.contains_key(*path)) {
             let base = match self.found(upper, lower, path, moments)? {
