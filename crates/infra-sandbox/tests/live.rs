@@ -248,6 +248,26 @@ async fn background_commands_stand_still_while_a_session_is_looked_at_and_go_on_
     environment.close().await.unwrap();
 }
 
+/// A shell that waits in vfork(2) for its child when all is stopped looks neither stopped nor running.
+#[tokio::test]
+async fn shells_that_start_programs_without_pause_go_on_after_each_look() {
+    let place = Place::new(&[]);
+    let environment = place.environment();
+    let script =
+        "for shell in 1 2 3; do (while :; do /bin/true; echo x >> $shell; done) & done; wait";
+    let id = environment.start(request(script)).await.unwrap();
+    for _ in 0..30 {
+        let look = |_: &OpenSession, _: SessionLayers| ();
+        environment.at_rest(look).await.unwrap().unwrap();
+        let sizes = shell(&environment, "touch 1 2 3; stat -c %s 1 2 3").await;
+        for (shell, size) in ["1", "2", "3"].iter().zip(sizes.lines()) {
+            grown(&environment, shell, size.parse().unwrap()).await;
+        }
+    }
+    environment.stop(&id, OutputOffset::default()).await.unwrap();
+    environment.close().await.unwrap();
+}
+
 /// A command that has a file open works on what it opened, whatever has taken its place since.
 #[tokio::test]
 async fn what_a_running_command_has_open_is_never_taken_for_the_hosts_newer_version() {

@@ -59,11 +59,15 @@ impl Freezer {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// From the quietest to the liveliest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum State {
-    Running,
-    Stopped,
     Ended,
+    /// By a signal or by what traces it.
+    Stopped,
+    /// Stands still as long as its child does, see [`waits_for_a_child`].
+    Waiting,
+    Running,
 }
 
 /// The other processes of this pid namespace and of those in it.
@@ -100,14 +104,14 @@ fn state(pid: i32) -> State {
     for thread in threads {
         // proc(5): the state is what follows the name, which is in parentheses and may hold some itself.
         let Ok(text) = fs::read_to_string(format!("{tasks}/{thread}/stat")) else { continue };
-        match text.rsplit_once(')').and_then(|(_, rest)| rest.trim_start().chars().next()) {
-            Some('T' | 't') => all = State::Stopped,
-            Some('D') if waits_for_a_child(&format!("{tasks}/{thread}/syscall")) => {
-                all = State::Stopped;
-            }
-            Some('Z' | 'X' | 'x') | None => {}
-            Some(_) => return State::Running,
-        }
+        let letter = text.rsplit_once(')').and_then(|(_, rest)| rest.trim_start().chars().next());
+        let one = match letter {
+            Some('T' | 't') => State::Stopped,
+            Some('D') if waits_for_a_child(&format!("{tasks}/{thread}/syscall")) => State::Waiting,
+            Some('Z' | 'X' | 'x') | None => State::Ended,
+            Some(_) => State::Running,
+        };
+        all = all.max(one);
     }
     all
 }
