@@ -23,6 +23,7 @@ mod model;
 mod output;
 mod review;
 mod search;
+mod source;
 mod terminal;
 mod variables;
 
@@ -63,6 +64,10 @@ pub use review::{
 };
 pub use search::{
     CaseSensitivity, IgnoreRules, Search, SearchError, SearchMatch, SearchOutcome, SearchQuery,
+};
+pub use source::{
+    LeftOut, LeftOutReason, SourceEntry, SourceError, SourceListing, SourcePath, SourceStamp,
+    WorkspaceSource,
 };
 pub use terminal::{
     DEFAULT_TERMINAL_KIND, TerminalController, TerminalInput, TerminalIo, TerminalRequest,
