@@ -15,7 +15,7 @@ use crate::paths::file_type;
 const PIECE_BYTES: usize = 64 * 1024;
 
 /// What the overlay notes in a file that was copied up (`ovl_set_origin` of the kernel).
-const ORIGIN: &str = "user.overlay.origin";
+pub(crate) const ORIGIN: &str = "user.overlay.origin";
 
 /// The directory of a layer that was looked into last: most paths are beside the one before.
 #[derive(Debug, Default)]

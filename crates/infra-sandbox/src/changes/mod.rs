@@ -15,7 +15,7 @@ mod walk;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use entry::{Recent, entry, is_bare, is_copied_up, open, stat};
+pub(crate) use entry::{ORIGIN as ORIGIN_MARK, Recent, entry, is_bare, is_copied_up, open, stat};
 pub use ignored::IgnoredFiles;
 pub(crate) use layer::{Directory, OPAQUE as OPAQUE_MARK};
 pub use lines::LineChanges;

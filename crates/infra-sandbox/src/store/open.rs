@@ -142,6 +142,12 @@ impl OpenSession {
         &self.id
     }
 
+    /// The workspace that it is of.
+    #[must_use]
+    pub fn workspace(&self) -> PathBuf {
+        guard(&self.meta).workspace.as_path().to_path_buf()
+    }
+
     /// Whether it held something when it was opened.
     #[must_use]
     pub fn is_continued(&self) -> bool {

@@ -11,6 +11,7 @@ use super::*;
 mod damage;
 mod locks;
 mod pruning;
+mod receiving;
 mod removing;
 
 /// A state directory and two workspaces.
