@@ -21,6 +21,7 @@ mod host;
 mod ids;
 mod model;
 mod output;
+mod returned;
 mod review;
 mod search;
 mod source;
@@ -56,6 +57,7 @@ pub use output::{
     Chunk, DiscardOutput, OutputBuffer, OutputLimits, OutputLog, OutputSink, OutputStream,
     RetainedOutput, SinkClosed, Spill, SpillFile,
 };
+pub use returned::{NotReturned, ReturnKeeper, Returned, ReturnedOrigin};
 pub use review::{
     Applied, AppliedId, AppliedPath, ApplyContents, ApplyError, ApplyTarget, Base, BranchName,
     BroughtRefs, CommitTarget, CommitsError, Content, Digest, Entry, GitObjectId, PathRefusal,

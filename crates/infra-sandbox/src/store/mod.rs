@@ -33,7 +33,7 @@ pub(crate) use prune::remove_directory;
 pub use prune::{PruneOptions, PruneReport, Pruned};
 pub(crate) use read::Outdated;
 pub use read::SessionLayers;
-pub use receive::{Received, ReceivedOrigin, Receiver};
+pub use receive::Receiver;
 pub use sessions::{
     DamagedSession, Listing, SessionChoice, SessionState, SessionStore, SessionSummary,
 };

@@ -4,13 +4,12 @@
 //! symlink, and is made aside before it takes its place.
 
 use std::ffi::OsStr;
-use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
-use forge_domain::Digest;
+use forge_domain::{Digest, Returned, ReturnedOrigin};
 use rustix::fs::{
     AtFlags, FileType, Mode, OFlags, XattrFlags, fchmod, fsetxattr, makedev, mkdirat, mknodat,
     renameat, symlinkat, unlinkat,
@@ -30,49 +29,6 @@ use crate::removal::remove_tree;
 const PIECE_BYTES: usize = 128 * 1024;
 /// As in `ReviewedPath`.
 const MAX_PATH_BYTES: usize = 4000;
-
-/// What a session that runs elsewhere has at a path.
-pub enum Received<'a> {
-    /// A regular file.
-    File {
-        /// Its permission bits.
-        mode: u32,
-        /// What it holds.
-        contents: &'a mut dyn Read,
-    },
-    /// A symlink.
-    Symlink {
-        /// Where it points, as it is written.
-        target: &'a Path,
-    },
-    /// A directory, of which nothing but itself is said.
-    Directory {
-        /// Its permission bits.
-        mode: u32,
-    },
-    /// Nothing, nor anything beneath it.
-    Nothing,
-}
-
-impl fmt::Debug for Received<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::File { .. } => "File",
-            Self::Symlink { .. } => "Symlink",
-            Self::Directory { .. } => "Directory",
-            Self::Nothing => "Nothing",
-        })
-    }
-}
-
-/// Where a path of a session that runs elsewhere comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ReceivedOrigin {
-    /// It was in the workspace when that went there.
-    Workspace,
-    /// The session has made it.
-    Session,
-}
 
 /// Takes in what a session has that runs elsewhere. It blocks.
 #[derive(Debug)]
@@ -126,8 +82,8 @@ impl Receiver<'_> {
     pub fn put(
         &self,
         path: &Path,
-        what: Received<'_>,
-        origin: ReceivedOrigin,
+        what: Returned<'_>,
+        origin: ReturnedOrigin,
     ) -> Result<Option<Digest>, SessionError> {
         let failed = |error| SessionError::io("taking in", path)(error);
         check(path).map_err(failed)?;
@@ -137,18 +93,18 @@ impl Receiver<'_> {
     fn try_put(
         &self,
         path: &Path,
-        what: Received<'_>,
-        origin: ReceivedOrigin,
+        what: Returned<'_>,
+        origin: ReturnedOrigin,
     ) -> io::Result<Option<Digest>> {
         let (Some(above), Some(name)) = (path.parent(), path.file_name()) else {
             return Err(Errno::INVAL.into());
         };
-        if let Received::Nothing = what {
+        if let Returned::Nothing = what {
             return self.remove(path, above, name).map(|()| None);
         }
         let parent = self.parent(above)?;
         match what {
-            Received::File { mode, contents } => {
+            Returned::File { mode, contents } => {
                 let new = unused_name("new-", "");
                 let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
                 let file = beneath::open(&self.aside, &new, flags, Mode::RUSR | Mode::WUSR)?;
@@ -156,7 +112,7 @@ impl Receiver<'_> {
                     let mut file = File::from(file);
                     let digest = copy(contents, &mut file)?;
                     fchmod(&file, Mode::from_raw_mode(mode & 0o777))?;
-                    if origin == ReceivedOrigin::Workspace {
+                    if origin == ReturnedOrigin::Workspace {
                         // Empty, it says that the lower layer had it and no more (fs/overlayfs/copy_up.c).
                         fsetxattr(&file, ORIGIN_MARK, b"", XattrFlags::empty())?;
                     }
@@ -169,7 +125,7 @@ impl Receiver<'_> {
                 }
                 placed.map(Some)
             }
-            Received::Symlink { target } => {
+            Returned::Symlink { target } => {
                 let new = unused_name("new-", "");
                 symlinkat(target, &self.aside, &new)?;
                 let placed = self.clear(&parent, name, |_| true);
@@ -179,12 +135,12 @@ impl Receiver<'_> {
                 }
                 placed.map(|()| None)
             }
-            Received::Directory { mode } => {
+            Returned::Directory { mode } => {
                 self.clear(&parent, name, |kind| kind != FileType::Directory)?;
                 self.make(&parent, name, mode)?;
                 Ok(None)
             }
-            Received::Nothing => Ok(None),
+            Returned::Nothing => Ok(None),
         }
     }
 

@@ -3,19 +3,19 @@
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
-use forge_domain::{Base, ChangeKind, Entry};
+use forge_domain::{Base, ChangeKind, Entry, Returned, ReturnedOrigin};
 use pretty_assertions::assert_eq;
 
 use super::*;
 
-fn file(receiver: &Receiver<'_>, path: &str, contents: &str, origin: ReceivedOrigin) {
+fn file(receiver: &Receiver<'_>, path: &str, contents: &str, origin: ReturnedOrigin) {
     let mut bytes = contents.as_bytes();
-    let file = Received::File { mode: 0o644, contents: &mut bytes };
+    let file = Returned::File { mode: 0o644, contents: &mut bytes };
     receiver.put(Path::new(path), file, origin).unwrap();
 }
 
 fn nothing(receiver: &Receiver<'_>, path: &str) {
-    receiver.put(Path::new(path), Received::Nothing, ReceivedOrigin::Workspace).unwrap();
+    receiver.put(Path::new(path), Returned::Nothing, ReturnedOrigin::Workspace).unwrap();
 }
 
 fn kinds(session: &OpenSession) -> Vec<(String, ChangeKind)> {
@@ -38,13 +38,13 @@ fn what_is_taken_in_is_the_sessions_change_set() {
     let place = place();
     let session = place.open(&SessionChoice::Fresh);
     let receiver = session.receive().unwrap();
-    file(&receiver, "changed", "two", ReceivedOrigin::Workspace);
-    file(&receiver, "kept", "k", ReceivedOrigin::Workspace);
-    file(&receiver, "new/deep/file", "n", ReceivedOrigin::Session);
-    let link = Received::Symlink { target: Path::new("../elsewhere") };
-    receiver.put(Path::new("link"), link, ReceivedOrigin::Session).unwrap();
-    let empty = Received::Directory { mode: 0o750 };
-    receiver.put(Path::new("empty"), empty, ReceivedOrigin::Session).unwrap();
+    file(&receiver, "changed", "two", ReturnedOrigin::Workspace);
+    file(&receiver, "kept", "k", ReturnedOrigin::Workspace);
+    file(&receiver, "new/deep/file", "n", ReturnedOrigin::Session);
+    let link = Returned::Symlink { target: Path::new("../elsewhere") };
+    receiver.put(Path::new("link"), link, ReturnedOrigin::Session).unwrap();
+    let empty = Returned::Directory { mode: 0o750 };
+    receiver.put(Path::new("empty"), empty, ReturnedOrigin::Session).unwrap();
     nothing(&receiver, "gone");
     nothing(&receiver, "d/e");
     nothing(&receiver, "never-there");
@@ -72,19 +72,19 @@ fn what_is_taken_in_again_takes_the_place_of_what_was_there() {
     let place = place();
     let session = place.open(&SessionChoice::Fresh);
     let receiver = session.receive().unwrap();
-    file(&receiver, "changed/now/a/directory", "x", ReceivedOrigin::Session);
+    file(&receiver, "changed/now/a/directory", "x", ReturnedOrigin::Session);
     nothing(&receiver, "d");
-    file(&receiver, "made", "x", ReceivedOrigin::Session);
+    file(&receiver, "made", "x", ReturnedOrigin::Session);
     receiver.finish(0).unwrap();
     let changed = ("changed".to_owned(), ChangeKind::TypeChanged);
     assert!(kinds(&session).contains(&changed), "{:?}", kinds(&session));
 
     let receiver = session.receive().unwrap();
-    file(&receiver, "changed", "one", ReceivedOrigin::Workspace);
-    let directory = Received::Directory { mode: 0o755 };
-    receiver.put(Path::new("d"), directory, ReceivedOrigin::Workspace).unwrap();
+    file(&receiver, "changed", "one", ReturnedOrigin::Workspace);
+    let directory = Returned::Directory { mode: 0o755 };
+    receiver.put(Path::new("d"), directory, ReturnedOrigin::Workspace).unwrap();
     nothing(&receiver, "d/e");
-    file(&receiver, "d/new", "n", ReceivedOrigin::Session);
+    file(&receiver, "d/new", "n", ReturnedOrigin::Session);
     nothing(&receiver, "made");
     receiver.finish(0).unwrap();
     let expected = [("d/e/f", ChangeKind::Deleted), ("d/new", ChangeKind::Created)];
@@ -105,21 +105,21 @@ fn a_path_that_leaves_the_layer_or_is_gits_is_refused() {
     let outside = place.directory.path().join("outside");
     fs::create_dir(&outside).unwrap();
     let receiver = session.receive().unwrap();
-    let link = Received::Symlink { target: &outside };
-    receiver.put(Path::new("link"), link, ReceivedOrigin::Session).unwrap();
+    let link = Returned::Symlink { target: &outside };
+    receiver.put(Path::new("link"), link, ReturnedOrigin::Session).unwrap();
     for path in ["../out", "/etc/out", "", ".", "a/../../out", ".git/hooks/x", "a/.git", "link/out"]
     {
         let mut bytes: &[u8] = b"x";
-        let file = Received::File { mode: 0o644, contents: &mut bytes };
-        let put = receiver.put(Path::new(path), file, ReceivedOrigin::Session);
+        let file = Returned::File { mode: 0o644, contents: &mut bytes };
+        let put = receiver.put(Path::new(path), file, ReturnedOrigin::Session);
         assert!(put.is_err(), "{path}");
     }
     nothing_is_in(&outside);
     // The same way is open for a path that stays inside.
-    file(&receiver, "inside/out", "x", ReceivedOrigin::Session);
+    file(&receiver, "inside/out", "x", ReturnedOrigin::Session);
     let long = "x/".repeat(3000) + "x";
-    let directory = Received::Directory { mode: 0o755 };
-    assert!(receiver.put(Path::new(&long), directory, ReceivedOrigin::Session).is_err());
+    let directory = Returned::Directory { mode: 0o755 };
+    assert!(receiver.put(Path::new(&long), directory, ReturnedOrigin::Session).is_err());
     nothing_is_in(&outside);
     fs::write(outside.join("out"), "the user's").unwrap();
     nothing(&receiver, "link/out");
@@ -141,9 +141,9 @@ fn a_file_that_breaks_off_leaves_what_was_there() {
     let place = place();
     let session = place.open(&SessionChoice::Fresh);
     let receiver = session.receive().unwrap();
-    file(&receiver, "changed", "two", ReceivedOrigin::Workspace);
-    let broken = Received::File { mode: 0o644, contents: &mut Broken };
-    receiver.put(Path::new("changed"), broken, ReceivedOrigin::Workspace).unwrap_err();
+    file(&receiver, "changed", "two", ReturnedOrigin::Workspace);
+    let broken = Returned::File { mode: 0o644, contents: &mut Broken };
+    receiver.put(Path::new("changed"), broken, ReturnedOrigin::Workspace).unwrap_err();
     let layers = session.layers_unmounted().unwrap();
     assert_eq!(layers.after(Path::new("changed"), 100).unwrap(), b"two");
     let work = place.store.path_of(session.id()).join("work");
@@ -156,8 +156,8 @@ fn modes_are_kept_without_what_gives_rights() {
     let session = place.open(&SessionChoice::Fresh);
     let receiver = session.receive().unwrap();
     let mut bytes: &[u8] = b"x";
-    let program = Received::File { mode: 0o4755, contents: &mut bytes };
-    receiver.put(Path::new("program"), program, ReceivedOrigin::Session).unwrap();
+    let program = Returned::File { mode: 0o4755, contents: &mut bytes };
+    receiver.put(Path::new("program"), program, ReturnedOrigin::Session).unwrap();
     let metadata = fs::metadata(place.store.upper_of(session.id()).join("program")).unwrap();
     assert_eq!(metadata.mode() & 0o7777, 0o755);
 }
@@ -170,9 +170,9 @@ fn what_the_host_changed_since_it_was_sent_is_never_taken_for_what_was() {
     fs::write(place.workspace().join("changed"), "host").unwrap();
     fs::remove_file(place.workspace().join("gone")).unwrap();
     let receiver = session.receive().unwrap();
-    file(&receiver, "changed", "two", ReceivedOrigin::Workspace);
-    file(&receiver, "gone", "changed there", ReceivedOrigin::Workspace);
-    file(&receiver, "kept", "other", ReceivedOrigin::Workspace);
+    file(&receiver, "changed", "two", ReturnedOrigin::Workspace);
+    file(&receiver, "gone", "changed there", ReturnedOrigin::Workspace);
+    file(&receiver, "kept", "other", ReturnedOrigin::Workspace);
     receiver.finish(0).unwrap();
     let layers = session.layers_unmounted().unwrap();
     assert_eq!(layers.base(Path::new("changed")), Base::Unknown);
