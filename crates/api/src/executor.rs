@@ -16,8 +16,9 @@ use forge_domain::{
 use forge_infra_local::{LocalConfig, LocalEnvironment};
 #[cfg(target_os = "linux")]
 use forge_infra_sandbox::{SandboxConfig, SandboxEnvironment, UsedSession};
-use forge_infra_tensorlake::{ConfigError, TensorlakeConfig, TensorlakeEnvironment};
+use forge_infra_tensorlake::ConfigError;
 
+use crate::microvm::Microvm;
 use crate::{ExecutorConfig, LocalOptions};
 
 /// The environment that was chosen. Clones share it. It keeps every promise of the ports, since it
@@ -30,7 +31,7 @@ pub enum Executor {
     /// This host, without isolation.
     Local(LocalEnvironment),
     /// A Tensorlake microVM.
-    Tensorlake(TensorlakeEnvironment),
+    Tensorlake(Microvm),
 }
 
 impl Executor {
@@ -41,6 +42,7 @@ impl Executor {
     pub(crate) fn new(
         config: &ExecutorConfig,
         workspace: &WorkspaceLocation,
+        state_directory: Option<&Path>,
     ) -> Result<Self, ConfigError> {
         Ok(match config {
             #[cfg(target_os = "linux")]
@@ -49,10 +51,9 @@ impl Executor {
                 workspace.clone(),
             )),
             ExecutorConfig::Local(options) => Self::Local(local(options, workspace)),
-            ExecutorConfig::Tensorlake(config) => Self::Tensorlake(TensorlakeEnvironment::new(
-                TensorlakeConfig::clone(config),
-                workspace.clone(),
-            )?),
+            ExecutorConfig::Tensorlake(config) => {
+                Self::Tensorlake(Microvm::new(config, workspace, state_directory)?)
+            }
         })
     }
 
@@ -63,7 +64,7 @@ impl Executor {
             #[cfg(target_os = "linux")]
             Self::Sandbox(_) => None,
             Self::Local(_) => None,
-            Self::Tensorlake(environment) => environment.id(),
+            Self::Tensorlake(microvm) => microvm.guest.id(),
         }
     }
 }
@@ -75,7 +76,8 @@ impl Executor {
     pub fn session(&self) -> Option<UsedSession> {
         match self {
             Self::Sandbox(environment) => environment.session(),
-            Self::Local(_) | Self::Tensorlake(_) => None,
+            Self::Local(_) => None,
+            Self::Tensorlake(microvm) => microvm.session(),
         }
     }
 }
@@ -104,7 +106,7 @@ impl Commands for Executor {
             #[cfg(target_os = "linux")]
             Self::Sandbox(environment) => environment.run(request, io).await,
             Self::Local(environment) => environment.run(request, io).await,
-            Self::Tensorlake(environment) => environment.run(request, io).await,
+            Self::Tensorlake(microvm) => microvm.guest.run(request, io).await,
         }
     }
 }
@@ -122,7 +124,7 @@ impl Terminals for Executor {
             #[cfg(target_os = "linux")]
             Self::Sandbox(environment) => environment.run_on_terminal(request, size, io).await,
             Self::Local(environment) => environment.run_on_terminal(request, size, io).await,
-            Self::Tensorlake(environment) => environment.run_on_terminal(request, size, io).await,
+            Self::Tensorlake(microvm) => microvm.guest.run_on_terminal(request, size, io).await,
         }
     }
 }
@@ -135,7 +137,7 @@ impl BackgroundCommands for Executor {
             #[cfg(target_os = "linux")]
             Self::Sandbox(environment) => environment.start(request).await,
             Self::Local(environment) => environment.start(request).await,
-            Self::Tensorlake(environment) => environment.start(request).await,
+            Self::Tensorlake(microvm) => microvm.guest.start(request).await,
         }
     }
 
@@ -149,7 +151,7 @@ impl BackgroundCommands for Executor {
             #[cfg(target_os = "linux")]
             Self::Sandbox(environment) => environment.poll(id, since, wait).await,
             Self::Local(environment) => environment.poll(id, since, wait).await,
-            Self::Tensorlake(environment) => environment.poll(id, since, wait).await,
+            Self::Tensorlake(microvm) => microvm.guest.poll(id, since, wait).await,
         }
     }
 
@@ -162,7 +164,7 @@ impl BackgroundCommands for Executor {
             #[cfg(target_os = "linux")]
             Self::Sandbox(environment) => environment.stop(id, since).await,
             Self::Local(environment) => environment.stop(id, since).await,
-            Self::Tensorlake(environment) => environment.stop(id, since).await,
+            Self::Tensorlake(microvm) => microvm.guest.stop(id, since).await,
         }
     }
 
@@ -171,7 +173,7 @@ impl BackgroundCommands for Executor {
             #[cfg(target_os = "linux")]
             Self::Sandbox(environment) => environment.list_background().await,
             Self::Local(environment) => environment.list_background().await,
-            Self::Tensorlake(environment) => environment.list_background().await,
+            Self::Tensorlake(microvm) => microvm.guest.list_background().await,
         }
     }
 }
@@ -184,7 +186,7 @@ impl Files for Executor {
             #[cfg(target_os = "linux")]
             Self::Sandbox(environment) => environment.read(path, range).await,
             Self::Local(environment) => environment.read(path, range).await,
-            Self::Tensorlake(environment) => environment.read(path, range).await,
+            Self::Tensorlake(microvm) => microvm.guest.read(path, range).await,
         }
     }
 
@@ -198,7 +200,7 @@ impl Files for Executor {
             #[cfg(target_os = "linux")]
             Self::Sandbox(environment) => environment.write(path, contents, options).await,
             Self::Local(environment) => environment.write(path, contents, options).await,
-            Self::Tensorlake(environment) => environment.write(path, contents, options).await,
+            Self::Tensorlake(microvm) => microvm.guest.write(path, contents, options).await,
         }
     }
 
@@ -207,7 +209,7 @@ impl Files for Executor {
             #[cfg(target_os = "linux")]
             Self::Sandbox(environment) => environment.remove(path, removal).await,
             Self::Local(environment) => environment.remove(path, removal).await,
-            Self::Tensorlake(environment) => environment.remove(path, removal).await,
+            Self::Tensorlake(microvm) => microvm.guest.remove(path, removal).await,
         }
     }
 
@@ -216,7 +218,7 @@ impl Files for Executor {
             #[cfg(target_os = "linux")]
             Self::Sandbox(environment) => environment.list(path).await,
             Self::Local(environment) => environment.list(path).await,
-            Self::Tensorlake(environment) => environment.list(path).await,
+            Self::Tensorlake(microvm) => microvm.guest.list(path).await,
         }
     }
 
@@ -225,7 +227,7 @@ impl Files for Executor {
             #[cfg(target_os = "linux")]
             Self::Sandbox(environment) => environment.stat(path).await,
             Self::Local(environment) => environment.stat(path).await,
-            Self::Tensorlake(environment) => environment.stat(path).await,
+            Self::Tensorlake(microvm) => microvm.guest.stat(path).await,
         }
     }
 }
@@ -238,7 +240,7 @@ impl Search for Executor {
             #[cfg(target_os = "linux")]
             Self::Sandbox(environment) => environment.search(query).await,
             Self::Local(environment) => environment.search(query).await,
-            Self::Tensorlake(environment) => environment.search(query).await,
+            Self::Tensorlake(microvm) => microvm.guest.search(query).await,
         }
     }
 }
@@ -251,7 +253,7 @@ impl Describe for Executor {
             #[cfg(target_os = "linux")]
             Self::Sandbox(environment) => environment.describe().await,
             Self::Local(environment) => environment.describe().await,
-            Self::Tensorlake(environment) => environment.describe().await,
+            Self::Tensorlake(microvm) => microvm.guest.describe().await,
         }
     }
 
@@ -260,7 +262,7 @@ impl Describe for Executor {
             #[cfg(target_os = "linux")]
             Self::Sandbox(environment) => environment.kind(),
             Self::Local(environment) => environment.kind(),
-            Self::Tensorlake(environment) => environment.kind(),
+            Self::Tensorlake(microvm) => microvm.guest.kind(),
         }
     }
 }
@@ -273,7 +275,7 @@ impl Changes for Executor {
             #[cfg(target_os = "linux")]
             Self::Sandbox(environment) => environment.changes().await,
             Self::Local(environment) => environment.changes().await,
-            Self::Tensorlake(environment) => environment.changes().await,
+            Self::Tensorlake(microvm) => microvm.changes().await,
         }
     }
 
@@ -282,7 +284,7 @@ impl Changes for Executor {
             #[cfg(target_os = "linux")]
             Self::Sandbox(environment) => environment.take_in().await,
             Self::Local(environment) => environment.take_in().await,
-            Self::Tensorlake(environment) => environment.take_in().await,
+            Self::Tensorlake(microvm) => microvm.take_in().await,
         }
     }
 
@@ -291,7 +293,7 @@ impl Changes for Executor {
             #[cfg(target_os = "linux")]
             Self::Sandbox(environment) => environment.discard_changes().await,
             Self::Local(environment) => environment.discard_changes().await,
-            Self::Tensorlake(environment) => environment.discard_changes().await,
+            Self::Tensorlake(microvm) => microvm.discard_changes().await,
         }
     }
 }
@@ -304,7 +306,7 @@ impl Lifecycle for Executor {
             #[cfg(target_os = "linux")]
             Self::Sandbox(environment) => environment.prepare().await,
             Self::Local(environment) => environment.prepare().await,
-            Self::Tensorlake(environment) => environment.prepare().await,
+            Self::Tensorlake(microvm) => microvm.prepare().await,
         }
     }
 
@@ -313,7 +315,7 @@ impl Lifecycle for Executor {
             #[cfg(target_os = "linux")]
             Self::Sandbox(environment) => environment.checkpoint().await,
             Self::Local(environment) => environment.checkpoint().await,
-            Self::Tensorlake(environment) => environment.checkpoint().await,
+            Self::Tensorlake(microvm) => microvm.checkpoint().await,
         }
     }
 
@@ -322,7 +324,7 @@ impl Lifecycle for Executor {
             #[cfg(target_os = "linux")]
             Self::Sandbox(environment) => environment.close().await,
             Self::Local(environment) => environment.close().await,
-            Self::Tensorlake(environment) => environment.close().await,
+            Self::Tensorlake(microvm) => microvm.close().await,
         }
     }
 }

@@ -68,13 +68,13 @@ impl ForgeAPI {
             home,
             state_directory,
         } = config;
-        let host = LocalHost { home, state_directory };
+        let host = LocalHost { home, state_directory: state_directory.clone() };
         let workspace = host.locate_workspace(&directory).await?;
         #[cfg(target_os = "linux")]
         if let ExecutorConfig::Sandbox(config) = &executor {
             recover(&workspace.root, config).await;
         }
-        let executor = Executor::new(&executor, &workspace)?;
+        let executor = Executor::new(&executor, &workspace, state_directory.as_deref())?;
         let model: Option<Arc<dyn LanguageModel>> = match (language_model, model) {
             (Some(model), _) => Some(model),
             (None, Some(config)) => Some(Arc::new(GenaiModel::new(config)?)),

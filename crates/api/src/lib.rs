@@ -24,6 +24,8 @@ mod commits;
 mod config;
 mod executor;
 mod forge;
+#[cfg_attr(not(target_os = "linux"), path = "microvm_elsewhere.rs")]
+mod microvm;
 #[cfg(target_os = "linux")]
 mod review;
 mod turn;
@@ -38,6 +40,7 @@ pub use forge_app::{
     AgentConfig, AgentEvent, AskPolicy, Conversation, ToolOutcome, TurnError, TurnOutcome,
     TurnReport, difference, limit_text,
 };
+pub use microvm::Microvm;
 // The contracts are part of this interface, all of them and by intention.
 /// Deciding over what a session changed; pure.
 pub use forge_app::review as planning;

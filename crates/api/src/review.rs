@@ -100,22 +100,47 @@ impl ForgeAPI {
         &self,
         work: impl FnOnce(&Review<'_>) -> T + Send + 'static,
     ) -> Result<Option<T>, ReviewError> {
-        let environment = match self.executor() {
-            Executor::Sandbox(environment) => environment,
-            Executor::Local(_) | Executor::Tensorlake(_) => {
-                let environment = forge_domain::Describe::kind(self.executor());
-                return Err(ChangesError::NotTracked { environment }.into());
-            }
-        };
         let workspace = self.workspace().root.clone();
-        let state_directory = environment.state_directory().to_path_buf();
-        let at_rest = move |session: &OpenSession, layers| {
-            let held = Held::InUse(session);
-            let review = Review::of(held, layers, &workspace, &state_directory)?;
-            Ok(work(&review))
-        };
-        environment.at_rest(at_rest).await?.transpose()
+        match self.executor() {
+            Executor::Sandbox(environment) => {
+                let state_directory = environment.state_directory().to_path_buf();
+                let at_rest = move |session: &OpenSession, layers| {
+                    look(session, layers, &workspace, &state_directory, work)
+                };
+                environment.at_rest(at_rest).await?.transpose()
+            }
+            Executor::Tensorlake(microvm) => {
+                let Some((session, layers)) = microvm.brought_back().await? else {
+                    return Ok(None);
+                };
+                let state_directory = microvm.state_directory().unwrap_or(&workspace).to_path_buf();
+                let looked = tokio::task::spawn_blocking(move || {
+                    look(&session, layers, &workspace, &state_directory, work)
+                });
+                match looked.await {
+                    Ok(result) => result.map(Some),
+                    Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+                    Err(error) => Err(ReviewError::Read(io::Error::other(error))),
+                }
+            }
+            Executor::Local(_) => {
+                let environment = forge_domain::Describe::kind(self.executor());
+                Err(ChangesError::NotTracked { environment }.into())
+            }
+        }
     }
+}
+
+/// Reviews a session that an environment uses, and that stands still.
+fn look<T>(
+    session: &OpenSession,
+    layers: SessionLayers,
+    workspace: &Path,
+    state_directory: &Path,
+    work: impl FnOnce(&Review<'_>) -> T,
+) -> Result<T, ReviewError> {
+    let review = Review::of(Held::InUse(session), layers, workspace, state_directory)?;
+    Ok(work(&review))
 }
 
 impl Review<'static> {

@@ -1,10 +1,11 @@
 //! What a sandbox is made from.
 
 use std::path::{Component, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use derive_setters::Setters;
-use forge_domain::{EnvironmentVariable, WorkspaceLocation};
+use forge_domain::{EnvironmentVariable, WorkspaceLocation, WorkspaceSource};
 use secrecy::SecretString;
 use thiserror::Error;
 
@@ -65,6 +66,9 @@ pub struct TensorlakeConfig {
     pub key: SecretString,
     /// Variables that every command gets, on top of the guest's own. Default: none.
     pub environment: Vec<EnvironmentVariable>,
+    /// The project, which is brought into the sandbox before anything is done in it. Default: none; the workspace is
+    /// empty then.
+    pub source: Option<Arc<dyn WorkspaceSource>>,
     /// Where the scratch directory is made in the guest. Default: `/tmp`.
     pub scratch_parent: PathBuf,
     /// Whether the sandbox is left running at the end. Default: no, it is deleted.
@@ -107,6 +111,7 @@ impl TensorlakeConfig {
         Self {
             key,
             environment: Vec::new(),
+            source: None,
             scratch_parent: PathBuf::from("/tmp"),
             keep: false,
             api_url: "https://api.tensorlake.ai".to_owned(),

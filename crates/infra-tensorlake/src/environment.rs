@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use tracing::{info, warn};
 
 use crate::address::Lifecycle;
 use crate::background::BackgroundTable;
+use crate::bring_back::BringBack;
 use crate::client::Client;
 use crate::config::{ConfigError, TensorlakeConfig};
 use crate::description::Facts;
@@ -59,6 +61,9 @@ pub(crate) struct Inner {
     pub(crate) calls: Arc<RwLock<()>>,
     pub(crate) background: Mutex<BackgroundTable>,
     pub(crate) facts: OnceCell<Facts>,
+    pub(crate) bring_back: BringBack,
+    /// Whether the sandbox is left running though that was not asked for.
+    keep_after_all: AtomicBool,
     lifecycle: Lifecycle,
     state: AsyncMutex<State>,
     owned: Arc<Owned>,
@@ -120,6 +125,8 @@ impl TensorlakeEnvironment {
                 calls: Arc::default(),
                 background: Mutex::default(),
                 facts: OnceCell::new(),
+                bring_back: BringBack::default(),
+                keep_after_all: AtomicBool::new(false),
                 lifecycle,
                 state: AsyncMutex::default(),
                 owned: Arc::default(),
@@ -155,6 +162,12 @@ impl TensorlakeEnvironment {
         }
     }
 
+    /// Leaves the sandbox running at the end, as [`TensorlakeConfig::keep`] does: for when there is something in it that
+    /// would be lost.
+    pub fn keep_running(&self) {
+        self.inner.keep_after_all.store(true, Ordering::Relaxed);
+    }
+
     /// The id of the sandbox, once the server has named it and until it is deleted. Of one that was kept
     /// ([`TensorlakeConfig::keep`]), also after the close.
     #[must_use]
@@ -170,6 +183,10 @@ impl fmt::Debug for TensorlakeEnvironment {
 }
 
 impl Inner {
+    fn is_kept(&self) -> bool {
+        self.config.keep || self.keep_after_all.load(Ordering::Relaxed)
+    }
+
     /// The running sandbox, made if there is none. Twenty calls at the same moment make one.
     pub(crate) async fn ready(&self) -> Result<Ready, EnvironmentError> {
         let mut state = self.state.lock().await;
@@ -278,7 +295,7 @@ impl Inner {
             ready,
             scratch: self.scratch.clone(),
             closing: self.closing.clone(),
-            keep: self.config.keep,
+            keep: self.is_kept(),
         }
     }
 
@@ -362,7 +379,7 @@ impl LifecyclePort for TensorlakeEnvironment {
                 inner.closing.cancel();
                 let mut state = inner.state.lock().await;
                 inner.end_creation(state.creation.take()).await?;
-                if inner.config.keep {
+                if inner.is_kept() {
                     inner.end_commands().await
                 } else {
                     inner.delete_owned().await
@@ -377,7 +394,7 @@ impl Drop for Inner {
     fn drop(&mut self) {
         // Background commands hold what they need of the sandbox and not the environment.
         self.closing.cancel();
-        if self.config.keep {
+        if self.is_kept() {
             return;
         }
         let Some(id) = self.owned.take() else { return };

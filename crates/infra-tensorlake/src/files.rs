@@ -20,7 +20,6 @@ use crate::failure::{RequestError, unavailable};
 use crate::guest::files::{LIST, READ, REMOVE, STAT, WRITE};
 use crate::guest::word;
 use crate::scripts::{Script, ScriptOutput};
-use crate::upload::Upload;
 
 /// What goes along with the request itself; more is sent before it.
 const MAX_INLINE_BYTES: usize = 64 * 1024;
@@ -72,7 +71,7 @@ impl Files for TensorlakeEnvironment {
         let path = path.to_path_buf();
         let written = tokio::spawn(async move {
             let asked = Asked { path: &path, operation: "write" };
-            let upload = inner.upload(&asked, contents).await?;
+            let upload = inner.send_pieces(asked.operation, contents).await?;
             arguments.push("pieces".into());
             arguments.extend(upload.pieces().map(PathBuf::into_os_string));
             // Its pieces are gone once they were joined.
@@ -299,20 +298,6 @@ impl Inner {
             }
             _ => Err(asked.refusal(&output)),
         }
-    }
-
-    async fn upload(&self, asked: &Asked<'_>, contents: Bytes) -> Result<Upload, FileError> {
-        let uploaded = self
-            .on_sandbox(asked.operation, |ready| {
-                let (guest, contents) = (self.guest(ready), contents.clone());
-                Box::pin(async move {
-                    let mut upload = Upload::new(guest);
-                    upload.send(contents).await?;
-                    Ok(upload)
-                })
-            })
-            .await;
-        Ok(uploaded?)
     }
 }
 

@@ -10,6 +10,7 @@
 
 mod address;
 mod background;
+mod bring_back;
 mod client;
 mod commands;
 mod config;

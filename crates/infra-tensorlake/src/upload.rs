@@ -4,9 +4,10 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use forge_domain::EnvironmentError;
 use reqwest::Method;
 
-use crate::environment::random_name;
+use crate::environment::{Inner, random_name};
 use crate::failure::RequestError;
 use crate::guest::words;
 use crate::retry::Repeatable;
@@ -88,5 +89,24 @@ impl Upload {
         }
         let complaint = self.guest.client.shown(&output.complaint);
         Err(RequestError::Unreadable(format!("the pieces could not be joined: {complaint}")))
+    }
+}
+
+impl Inner {
+    /// Brings bytes into the guest's scratch directory, in pieces.
+    pub(crate) async fn send_pieces(
+        &self,
+        operation: &str,
+        bytes: Bytes,
+    ) -> Result<Upload, EnvironmentError> {
+        self.on_sandbox(operation, |ready| {
+            let (guest, bytes) = (self.guest(ready), bytes.clone());
+            Box::pin(async move {
+                let mut upload = Upload::new(guest);
+                upload.send(bytes).await?;
+                Ok(upload)
+            })
+        })
+        .await
     }
 }

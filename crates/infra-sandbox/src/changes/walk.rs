@@ -54,7 +54,9 @@ pub struct DetailedChangeSet {
 }
 
 impl DetailedChangeSet {
-    pub(crate) fn into_domain(self) -> ChangeSet {
+    /// The same, as the port has it.
+    #[must_use]
+    pub fn into_domain(self) -> ChangeSet {
         let change = |change: DetailedChange| Change { path: change.path, kind: change.kind };
         ChangeSet {
             changes: self.changes.into_iter().map(change).collect(),

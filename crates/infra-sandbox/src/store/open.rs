@@ -193,7 +193,10 @@ impl OpenSession {
     }
 
     /// Notes that the session sees the host from now on as it is now.
-    pub(crate) fn sees_the_host_anew(&self) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// It cannot be written down.
+    pub fn sees_the_host_anew(&self) -> io::Result<()> {
         // By writing to a file, since only that asks the kernel's clock for inodes.
         lock::mark(&self.lock)?;
         let now = Moment::of(&self.lock)?;

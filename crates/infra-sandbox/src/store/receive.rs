@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 use forge_domain::{Digest, Returned, ReturnedOrigin};
 use rustix::fs::{
@@ -32,8 +33,8 @@ const MAX_PATH_BYTES: usize = 4000;
 
 /// Takes in what a session has that runs elsewhere. It blocks.
 #[derive(Debug)]
-pub struct Receiver<'a> {
-    session: &'a OpenSession,
+pub struct Receiver {
+    session: Arc<OpenSession>,
     upper: OwnedFd,
     lower: OwnedFd,
     /// Beside the layer, for what is being made.
@@ -46,7 +47,7 @@ impl OpenSession {
     ///
     /// # Errors
     /// Its layers cannot be opened, or the workspace is not there any more.
-    pub fn receive(&self) -> Result<Receiver<'_>, SessionError> {
+    pub fn receive(self: &Arc<Self>) -> Result<Receiver, SessionError> {
         let open = |path: &Path| {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
             let opened = rustix::fs::open(path, flags, Mode::empty()).map_err(io::Error::from);
@@ -55,7 +56,7 @@ impl OpenSession {
         let (upper, aside) = self.layers();
         let workspace = self.workspace();
         Ok(Receiver {
-            session: self,
+            session: Arc::clone(self),
             upper: open(&upper)?,
             lower: open(&workspace)?,
             aside: open(&aside)?,
@@ -67,13 +68,13 @@ impl OpenSession {
     ///
     /// # Errors
     /// They cannot be opened.
-    pub fn layers_unmounted(&self) -> Result<SessionLayers, SessionError> {
+    pub fn layers_unmounted(self: &Arc<Self>) -> Result<SessionLayers, SessionError> {
         let receiver = self.receive()?;
         self.layers_in_use(receiver.upper.as_fd())
     }
 }
 
-impl Receiver<'_> {
+impl Receiver {
     /// Takes in what a path is there, in place of whatever the session had. The hash of a file is returned.
     ///
     /// # Errors
@@ -226,7 +227,7 @@ impl Receiver<'_> {
     ///
     /// # Errors
     /// It cannot be read or written down; then nobody knows what the session holds.
-    pub fn finish(self, ignored_files: u64) -> Result<StoredSummary, SessionError> {
+    pub fn finish(&self, ignored_files: u64) -> Result<StoredSummary, SessionError> {
         let failed = |error| SessionError::io("reading", &self.workspace)(error);
         let (upper, lower) = (self.upper.as_fd(), self.lower.as_fd());
         let changes = change_set(upper, lower).map_err(failed)?;

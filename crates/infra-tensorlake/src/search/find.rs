@@ -20,7 +20,6 @@ use crate::files::{Asked, path};
 use crate::guest::files::{GREP, SEARCH};
 use crate::guest::word;
 use crate::scripts::Script;
-use crate::upload::Upload;
 
 /// So much of what `grep` finds is looked at: more than any answer holds.
 const MAX_FOUND_BYTES: usize = 64 * 1024 * 1024;
@@ -125,7 +124,7 @@ impl Inner {
             let script = |text| Script::new(text, []).long(names.clone());
             self.entered(asked.operation, &text, script).await
         } else {
-            let upload = self.names(Bytes::from(names)).await?;
+            let upload = self.send_pieces(asked.operation, Bytes::from(names)).await?;
             arguments.push("-".into());
             arguments.extend(upload.pieces().map(PathBuf::into_os_string));
             let words: Vec<String> = arguments.iter().map(|argument| word(argument)).collect();
@@ -158,20 +157,6 @@ impl Inner {
         RequestError::Unreadable("grep could not be started in the guest".to_owned())
             .in_environment(asked.operation)
             .into()
-    }
-
-    async fn names(&self, names: Bytes) -> Result<Upload, SearchError> {
-        let uploaded = self
-            .on_sandbox("search", |ready| {
-                let (guest, names) = (self.guest(ready), names.clone());
-                Box::pin(async move {
-                    let mut upload = Upload::new(guest);
-                    upload.send(names).await?;
-                    Ok(upload)
-                })
-            })
-            .await;
-        Ok(uploaded?)
     }
 }
 

@@ -33,13 +33,18 @@ impl Rules {
             builder.add(glob).map_err(|error| unreadable(glob, &error))?;
         }
         let globs = builder.build().map_err(|error| unreadable(&globs.join(" "), &error))?;
-        Ok(Self {
+        Ok(Self { globs, ..Self::without_globs(root) })
+    }
+
+    /// Rules alone.
+    pub(crate) fn without_globs(root: &Path) -> Self {
+        Self {
             ignore: BTreeMap::new(),
             gitignore: BTreeMap::new(),
             exclude: None,
-            globs,
+            globs: Override::empty(),
             root: root.to_path_buf(),
-        })
+        }
     }
 
     /// Adds the lines of a file with rules. One that cannot be read is passed over, as git does.
@@ -63,13 +68,22 @@ impl Rules {
     /// Whether a file beneath the root is searched: neither it nor a directory above it, up to the root, is
     /// left out.
     pub(crate) fn allow(&self, file: &Path) -> bool {
+        self.allow_one(file, false)
+    }
+
+    /// The same of a directory.
+    pub(crate) fn allow_directory(&self, directory: &Path) -> bool {
+        self.allow_one(directory, true)
+    }
+
+    fn allow_one(&self, file: &Path, is_directory: bool) -> bool {
         // A glob that chooses a path goes before the rules that ignore it, as in ripgrep.
         let is_left_out = |path: &Path, is_directory: bool| {
             let glob = self.globs.matched(path, is_directory);
             glob.is_ignore() || (!glob.is_whitelist() && self.is_ignored(path, is_directory))
         };
         let mut above = file.ancestors().skip(1).take_while(|path| *path != self.root);
-        !is_left_out(file, false) && !above.any(|path| is_left_out(path, true))
+        !is_left_out(file, is_directory) && !above.any(|path| is_left_out(path, true))
     }
 
     fn is_ignored(&self, path: &Path, is_directory: bool) -> bool {

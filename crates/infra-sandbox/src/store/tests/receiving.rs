@@ -2,23 +2,24 @@
 
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
+use std::sync::Arc;
 
 use forge_domain::{Base, ChangeKind, Entry, Returned, ReturnedOrigin};
 use pretty_assertions::assert_eq;
 
 use super::*;
 
-fn file(receiver: &Receiver<'_>, path: &str, contents: &str, origin: ReturnedOrigin) {
+fn file(receiver: &Receiver, path: &str, contents: &str, origin: ReturnedOrigin) {
     let mut bytes = contents.as_bytes();
     let file = Returned::File { mode: 0o644, contents: &mut bytes };
     receiver.put(Path::new(path), file, origin).unwrap();
 }
 
-fn nothing(receiver: &Receiver<'_>, path: &str) {
+fn nothing(receiver: &Receiver, path: &str) {
     receiver.put(Path::new(path), Returned::Nothing, ReturnedOrigin::Workspace).unwrap();
 }
 
-fn kinds(session: &OpenSession) -> Vec<(String, ChangeKind)> {
+fn kinds(session: &Arc<OpenSession>) -> Vec<(String, ChangeKind)> {
     let changes = session.layers_unmounted().unwrap().changes().unwrap().changes;
     changes.into_iter().map(|one| (one.path.display().to_string(), one.kind)).collect()
 }
@@ -36,7 +37,7 @@ fn place() -> Place {
 #[test]
 fn what_is_taken_in_is_the_sessions_change_set() {
     let place = place();
-    let session = place.open(&SessionChoice::Fresh);
+    let session = Arc::new(place.open(&SessionChoice::Fresh));
     let receiver = session.receive().unwrap();
     file(&receiver, "changed", "two", ReturnedOrigin::Workspace);
     file(&receiver, "kept", "k", ReturnedOrigin::Workspace);
@@ -70,7 +71,7 @@ fn what_is_taken_in_is_the_sessions_change_set() {
 #[test]
 fn what_is_taken_in_again_takes_the_place_of_what_was_there() {
     let place = place();
-    let session = place.open(&SessionChoice::Fresh);
+    let session = Arc::new(place.open(&SessionChoice::Fresh));
     let receiver = session.receive().unwrap();
     file(&receiver, "changed/now/a/directory", "x", ReturnedOrigin::Session);
     nothing(&receiver, "d");
@@ -101,7 +102,7 @@ fn what_is_taken_in_again_takes_the_place_of_what_was_there() {
 #[test]
 fn a_path_that_leaves_the_layer_or_is_gits_is_refused() {
     let place = place();
-    let session = place.open(&SessionChoice::Fresh);
+    let session = Arc::new(place.open(&SessionChoice::Fresh));
     let outside = place.directory.path().join("outside");
     fs::create_dir(&outside).unwrap();
     let receiver = session.receive().unwrap();
@@ -139,7 +140,7 @@ fn a_file_that_breaks_off_leaves_what_was_there() {
         }
     }
     let place = place();
-    let session = place.open(&SessionChoice::Fresh);
+    let session = Arc::new(place.open(&SessionChoice::Fresh));
     let receiver = session.receive().unwrap();
     file(&receiver, "changed", "two", ReturnedOrigin::Workspace);
     let broken = Returned::File { mode: 0o644, contents: &mut Broken };
@@ -153,7 +154,7 @@ fn a_file_that_breaks_off_leaves_what_was_there() {
 #[test]
 fn modes_are_kept_without_what_gives_rights() {
     let place = place();
-    let session = place.open(&SessionChoice::Fresh);
+    let session = Arc::new(place.open(&SessionChoice::Fresh));
     let receiver = session.receive().unwrap();
     let mut bytes: &[u8] = b"x";
     let program = Returned::File { mode: 0o4755, contents: &mut bytes };
@@ -165,7 +166,7 @@ fn modes_are_kept_without_what_gives_rights() {
 #[test]
 fn what_the_host_changed_since_it_was_sent_is_never_taken_for_what_was() {
     let place = place();
-    let session = place.open(&SessionChoice::Fresh);
+    let session = Arc::new(place.open(&SessionChoice::Fresh));
     std::thread::sleep(Duration::from_millis(20));
     fs::write(place.workspace().join("changed"), "host").unwrap();
     fs::remove_file(place.workspace().join("gone")).unwrap();

@@ -1,0 +1,57 @@
+//! A microVM where sessions cannot be kept: what is changed in it stays there.
+
+use std::path::Path;
+
+use async_trait::async_trait;
+use forge_domain::{
+    ChangeSet, Changes, ChangesError, EnvironmentError, Lifecycle, TakenIn, WorkspaceLocation,
+};
+use forge_infra_tensorlake::{ConfigError, TensorlakeConfig, TensorlakeEnvironment};
+
+/// A microVM. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Microvm {
+    pub(crate) guest: TensorlakeEnvironment,
+}
+
+impl Microvm {
+    pub(crate) fn new(
+        config: &TensorlakeConfig,
+        workspace: &WorkspaceLocation,
+        _state_directory: Option<&Path>,
+    ) -> Result<Self, ConfigError> {
+        Ok(Self { guest: TensorlakeEnvironment::new(config.clone(), workspace.clone())? })
+    }
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl Changes for Microvm {
+    async fn changes(&self) -> Result<ChangeSet, ChangesError> {
+        self.guest.changes().await
+    }
+
+    async fn take_in(&self) -> Result<TakenIn, ChangesError> {
+        self.guest.take_in().await
+    }
+
+    async fn discard_changes(&self) -> Result<(), ChangesError> {
+        self.guest.discard_changes().await
+    }
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl Lifecycle for Microvm {
+    async fn prepare(&self) -> Result<(), EnvironmentError> {
+        self.guest.prepare().await
+    }
+
+    async fn checkpoint(&self) -> Result<(), EnvironmentError> {
+        self.guest.checkpoint().await
+    }
+
+    async fn close(&self) -> Result<(), EnvironmentError> {
+        self.guest.close().await
+    }
+}

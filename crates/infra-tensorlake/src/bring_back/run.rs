@@ -1,0 +1,302 @@
+//! The way back in its order: list, compare, fetch, hand over.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use flate2::read::MultiGzDecoder;
+use forge_domain::{
+    BoxedError, EnvironmentError, EnvironmentKind, NotReturned, ReturnKeeper, Returned,
+};
+use reqwest::Method;
+use tokio::sync::Mutex as AsyncMutex;
+
+use super::archive::{PACK, read_files};
+use super::compare::{Difference, Known};
+use super::listing::{GuestKind, GuestTree, LIST_TREE};
+use crate::environment::{Inner, TensorlakeEnvironment};
+use crate::failure::{RequestError, unavailable};
+use crate::guest::word;
+use crate::retry::Repeatable;
+use crate::scripts::Script;
+
+/// Names that go along with the request itself.
+const MAX_INLINE_BYTES: usize = 64 * 1024;
+/// A list of two million entries is shorter, unpacked.
+const MAX_LIST_BYTES: u64 = 1024 * 1024 * 1024;
+/// An archive is at the most so much longer than what is in it.
+const MAX_ARCHIVE_BYTES: u64 = 5 * 1024 * 1024 * 1024;
+
+const LISTING: &str = "listing the guest's files";
+const FETCHING: &str = "fetching what was changed";
+
+/// What is known of the guest's tree; nothing where no project was brought in.
+#[derive(Debug, Default)]
+pub(crate) struct BringBack(AsyncMutex<Option<Known>>);
+
+impl TensorlakeEnvironment {
+    /// Hands over what differs in the guest from what was brought in, as far as it was not handed over yet. Says what was
+    /// not; `None` where no project was brought in, or the sandbox was never used.
+    ///
+    /// Commands may run meanwhile: what they write is handed over as it is at that moment, and again by the next call.
+    ///
+    /// # Errors
+    /// The guest cannot be asked, lies, or lacks GNU `find` or `tar`; or the keeper's own. What was handed over until
+    /// then is kept, and is handed over again by the next call.
+    ///
+    /// # Cancel safety
+    /// As with an error.
+    pub async fn bring_back<K: ReturnKeeper + 'static>(
+        &self,
+        keeper: K,
+    ) -> Result<Option<NotReturned>, EnvironmentError> {
+        self.inner.bring_back(keeper).await
+    }
+}
+
+impl Inner {
+    /// Notes what the guest's tree is now, right after the project was brought in.
+    pub(crate) async fn begin_bring_back(&self) -> Result<(), EnvironmentError> {
+        let tree = self.list_tree("settle").await?;
+        let known = Known { begun: tree.paths, kept: BTreeMap::new() };
+        *self.bring_back.0.lock().await = Some(known);
+        Ok(())
+    }
+
+    async fn bring_back<K: ReturnKeeper + 'static>(
+        &self,
+        keeper: K,
+    ) -> Result<Option<NotReturned>, EnvironmentError> {
+        let mut known = self.bring_back.0.lock().await;
+        let Some(known) = &mut *known else { return Ok(None) };
+        let tree = self.list_tree("").await?;
+        let found = Difference::of(known, &tree);
+        let not_returned =
+            NotReturned { ignored_files: found.ignored_files, left: found.left.clone() };
+        if found.is_empty() {
+            return Ok(Some(not_returned));
+        }
+        let files: Vec<&Path> = found
+            .there
+            .iter()
+            .filter(|(_, stat, _)| stat.kind == GuestKind::File)
+            .map(|(path, ..)| path.as_path())
+            .collect();
+        let fetched = if files.is_empty() { None } else { Some(self.fetch(&files).await?) };
+        let handed_over =
+            tokio::task::spawn_blocking(move || hand_over(keeper, found, fetched, not_returned));
+        let handed_over =
+            handed_over.await.map_err(|_| unavailable("it was cut off".to_owned()))?;
+        let (found, not_returned) =
+            handed_over.map_err(|source| EnvironmentError::Unavailable {
+                environment: EnvironmentKind::Tensorlake,
+                reason: "what was changed there cannot be kept on this machine".to_owned(),
+                source: Some(source),
+            })?;
+        // What could not be handed over is tried again.
+        let is_left = |path: &PathBuf| not_returned.left.iter().any(|(left, _)| left == path);
+        for (path, stat, _) in found.there {
+            if !is_left(&path) {
+                known.kept.insert(path, Some(stat));
+            }
+        }
+        for path in found.gone {
+            // And whatever was in it.
+            let beneath: Vec<PathBuf> = known
+                .kept
+                .range(path.clone()..)
+                .take_while(|(kept, _)| kept.starts_with(&path))
+                .map(|(kept, _)| kept.clone())
+                .collect();
+            for kept in beneath {
+                known.kept.remove(&kept);
+            }
+            known.kept.insert(path, None);
+        }
+        Ok(Some(not_returned))
+    }
+
+    async fn list_tree(&self, settle: &str) -> Result<GuestTree, EnvironmentError> {
+        let text = format!("set -- '{settle}'\n{LIST_TREE}");
+        let output = self.entered(LISTING, &text, |text| Script::new(text, [])).await?;
+        let (kind, bytes) = packed(&output.lines, &output.complaint, "ok ")?;
+        let read = tokio::task::spawn_blocking(move || {
+            GuestTree::read(unpacked(kind, &*bytes).take(MAX_LIST_BYTES))
+        });
+        let read = read.await.map_err(|_| unavailable("the list was cut off".to_owned()))?;
+        read.map_err(|error| unavailable(error.to_string()))
+    }
+
+    /// An archive of these files, in a file of ours without a name or in memory.
+    async fn fetch(&self, files: &[&Path]) -> Result<(Packing, Fetched), EnvironmentError> {
+        let mut names = Vec::new();
+        for path in files {
+            names.extend_from_slice(b"./");
+            names.extend_from_slice(path.as_os_str().as_bytes());
+            names.push(0);
+        }
+        let output = if names.len() <= MAX_INLINE_BYTES {
+            let names = STANDARD.encode(&names);
+            self.entered(FETCHING, PACK, |text| Script::new(text, []).long(names.clone())).await?
+        } else {
+            let upload = self.send_pieces(FETCHING, Bytes::from(names)).await?;
+            let pieces: Vec<String> =
+                upload.pieces().map(|piece| word(piece.as_os_str())).collect();
+            let text = format!("set -- - {}\n{PACK}", pieces.join(" "));
+            self.entered(FETCHING, &text, |text| Script::new(text, []).once()).await?
+        };
+        if let Some(rest) = output.lines.first().and_then(|line| line.strip_prefix("ok file ")) {
+            let mut words = rest.splitn(3, ' ');
+            let (kind, size) = (Packing::parse(words.next()), words.next());
+            let size =
+                size.and_then(|size| size.parse().ok()).filter(|size| *size <= MAX_ARCHIVE_BYTES);
+            let (Some(kind), Some(size), Some(path)) = (kind, size, words.next()) else {
+                return Err(unreadable(FETCHING));
+            };
+            return Ok((kind, Fetched::File(self.download(path, size).await?)));
+        }
+        let (kind, bytes) = packed(&output.lines, &output.complaint, "ok here ")?;
+        Ok((kind, Fetched::Memory(bytes)))
+    }
+
+    /// A file of the guest, in a file of ours without a name.
+    async fn download(&self, path: &str, size: u64) -> Result<File, EnvironmentError> {
+        let client = &self.client;
+        self.on_sandbox(FETCHING, |ready| {
+            let path = path.to_owned();
+            Box::pin(async move {
+                let request = ready
+                    .request(client, Method::GET, "/api/v1/files")
+                    .query(&[("path", path.as_str())]);
+                let mut response = client.send(request, Repeatable::Yes, &[]).await?;
+                let failed = |error: io::Error| {
+                    RequestError::Unreadable(format!("it cannot be kept on this machine: {error}"))
+                };
+                let mut file = tempfile::tempfile().map_err(failed)?;
+                let mut length = 0;
+                while let Some(chunk) = client.chunk(&mut response).await? {
+                    length += chunk.len() as u64;
+                    if length > size {
+                        break;
+                    }
+                    file.write_all(&chunk).map_err(failed)?;
+                }
+                if length != size {
+                    let reason = format!("{length} bytes came of the {size} that it has");
+                    return Err(RequestError::Unreadable(reason));
+                }
+                file.rewind().map_err(failed)?;
+                Ok(file)
+            })
+        })
+        .await
+    }
+}
+
+/// How bytes are packed on their way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Packing {
+    Gzip,
+    Plain,
+}
+
+impl Packing {
+    fn parse(word: Option<&str>) -> Option<Self> {
+        match word? {
+            "gzip" => Some(Self::Gzip),
+            "plain" => Some(Self::Plain),
+            _ => None,
+        }
+    }
+}
+
+#[derive(Debug)]
+enum Fetched {
+    Memory(Vec<u8>),
+    File(File),
+}
+
+/// What a text printed behind such a word: how it is packed, and the bytes.
+fn packed(
+    lines: &[String],
+    complaint: &str,
+    word: &str,
+) -> Result<(Packing, Vec<u8>), EnvironmentError> {
+    let (first, rest) = lines.split_first().ok_or_else(|| {
+        let complaint = complaint.lines().last().unwrap_or("it said nothing");
+        unavailable(format!("the guest cannot list or pack its files: {complaint}"))
+    })?;
+    if let Some(missing) = first.strip_prefix("lacks ") {
+        return Err(unavailable(format!(
+            "its image has no {missing}, which bringing changes back needs"
+        )));
+    }
+    let kind = first.strip_prefix(word).and_then(|kind| Packing::parse(Some(kind)));
+    let kind = kind.ok_or_else(|| unreadable(LISTING))?;
+    let mut bytes = Vec::new();
+    for line in rest {
+        STANDARD.decode_vec(line, &mut bytes).map_err(|_| unreadable(LISTING))?;
+    }
+    Ok((kind, bytes))
+}
+
+fn unpacked<'a>(kind: Packing, bytes: impl Read + 'a) -> Box<dyn Read + 'a> {
+    match kind {
+        Packing::Gzip => Box::new(MultiGzDecoder::new(bytes)),
+        Packing::Plain => Box::new(bytes),
+    }
+}
+
+fn unreadable(operation: &str) -> EnvironmentError {
+    RequestError::Unreadable("the guest printed something else than was expected".to_owned())
+        .in_environment(operation)
+}
+
+/// Gives everything to the keeper: first what is gone, then each directory before what is in it.
+fn hand_over<K: ReturnKeeper>(
+    mut keeper: K,
+    found: Difference,
+    fetched: Option<(Packing, Fetched)>,
+    mut not_returned: NotReturned,
+) -> Result<(Difference, NotReturned), BoxedError> {
+    use forge_domain::ReturnedOrigin::Workspace;
+    for path in &found.gone {
+        keeper.put(path, Returned::Nothing, Workspace)?;
+    }
+    let mut wanted = BTreeMap::new();
+    let mut stats = BTreeMap::new();
+    for (path, stat, origin) in &found.there {
+        match stat.kind {
+            GuestKind::Directory => {
+                keeper.put(path, Returned::Directory { mode: stat.mode }, *origin)?;
+            }
+            GuestKind::Symlink => {
+                keeper.put(path, Returned::Symlink { target: &stat.target }, *origin)?;
+            }
+            _ => {
+                wanted.insert(path.clone(), stat.size_bytes);
+                stats.insert(path.as_path(), (stat.mode, *origin));
+            }
+        }
+    }
+    if let Some((kind, fetched)) = fetched {
+        let archive: Box<dyn Read + '_> = match &fetched {
+            Fetched::Memory(bytes) => unpacked(kind, &**bytes),
+            Fetched::File(file) => unpacked(kind, io::BufReader::new(file)),
+        };
+        let missing = read_files(archive, wanted, |path, contents| {
+            let Some((mode, origin)) = stats.get(path) else { return Ok(()) };
+            keeper.put(path, Returned::File { mode: *mode, contents }, *origin)
+        })?;
+        let gone = missing.into_keys();
+        not_returned.left.extend(gone.map(|path| (path, "it could not be read there".to_owned())));
+        not_returned.left.sort();
+    }
+    keeper.finish(&not_returned)?;
+    Ok((found, not_returned))
+}
