@@ -190,3 +190,18 @@ fn what_the_host_makes_where_both_had_removed_a_directory_stays() {
         assert!(project.join("d/e/z").exists());
     }
 }
+
+#[test]
+fn a_change_of_mode_that_the_host_has_already_is_dealt_with_and_no_apply() {
+    let executable = |first| Text { kind: Kind::Executable, ..text(first) };
+    for at in (0..70).step_by(3) {
+        let (project, _world) = lived(&[
+            used(A, Edit::Write(executable(0))),
+            Event::Host(A, Some(executable(2))),
+            apply(&[], Some(at)),
+            apply(&[], None),
+        ]);
+        let found = std::fs::read_to_string(project.join("a")).unwrap();
+        assert!(found.starts_with("line 0 2\n"), "{found}");
+    }
+}
