@@ -27,6 +27,9 @@ use super::trace;
 
 const PATHS: [&str; 7] = ["a", "b", "d/x", "d/y", "d/e/z", "new/n", "d"];
 
+/// Longer than moments of the kernel's clock for inodes are taken to be wrong against each other.
+const PAUSE: Duration = Duration::from_millis(120);
+
 /// What happens.
 #[derive(Debug, Clone)]
 pub(crate) enum Event {
@@ -46,6 +49,8 @@ pub(crate) enum Event {
         kill: Option<u64>,
     },
     Discard,
+    /// So much time that the times of files tell what was before and what after.
+    Pause,
 }
 
 /// What a session does to a path.
@@ -127,12 +132,13 @@ fn event() -> impl Strategy<Value = Event> {
     let used =
         (prop::collection::vec((at, edit()), 1..4), prop::option::weighted(0.2, host.clone()));
     prop_oneof![
-        5 => used.prop_map(|(edits, meanwhile)| Event::Use { edits, meanwhile }),
-        4 => host.prop_map(|(at, text)| Event::Host(at, text)),
-        4 => (paths.clone(), way, kill.clone())
+        20 => used.prop_map(|(edits, meanwhile)| Event::Use { edits, meanwhile }),
+        16 => host.prop_map(|(at, text)| Event::Host(at, text)),
+        16 => (paths.clone(), way, kill.clone())
             .prop_map(|(paths, way, kill)| Event::Apply { paths, way, kill }),
-        3 => (paths, kill).prop_map(|(paths, kill)| Event::Undo { paths, kill }),
-        1 => Just(Event::Discard),
+        12 => (paths, kill).prop_map(|(paths, kill)| Event::Undo { paths, kill }),
+        4 => Just(Event::Discard),
+        1 => Just(Event::Pause),
     ]
 }
 
@@ -778,6 +784,7 @@ pub(crate) fn live(events: &[Event]) -> World {
             Event::Apply { paths, way, kill } => world.apply(paths, *way, *kill),
             Event::Undo { paths, kill } => world.undo(paths, *kill),
             Event::Discard => world.discard(),
+            Event::Pause => std::thread::sleep(PAUSE),
         }
     }
     world

@@ -7,6 +7,7 @@ use forge_api::planning::Resolution;
 use super::model::{Edit, Event, Kind, Text, World, live};
 
 const A: usize = 0;
+const B: usize = 1;
 const DX: usize = 2;
 const DY: usize = 3;
 const DEEP: usize = 4;
@@ -204,4 +205,27 @@ fn a_change_of_mode_that_the_host_has_already_is_dealt_with_and_no_apply() {
         let found = std::fs::read_to_string(project.join("a")).unwrap();
         assert!(found.starts_with("line 0 2\n"), "{found}");
     }
+}
+
+#[test]
+fn what_the_host_made_long_before_the_session_removed_its_own_is_seen_in_the_session() {
+    let removed = vec![(B, Edit::Remove), (A, Edit::Write(text(1)))];
+    drop(live(&[
+        used(B, Edit::Replace(text(0))),
+        Event::Host(B, Some(text(2))),
+        Event::Pause,
+        Event::Use { edits: removed, meanwhile: None },
+        used(DX, Edit::Touch),
+    ]));
+}
+
+#[test]
+fn what_the_user_has_kept_is_seen_in_the_session_however_old_it_is() {
+    drop(live(&[
+        used(A, Edit::Write(text(1))),
+        Event::Host(A, Some(text(2))),
+        Event::Pause,
+        Event::Apply { paths: Vec::new(), way: Resolution::Ours, kill: None },
+        used(DX, Edit::Touch),
+    ]));
 }
