@@ -229,3 +229,20 @@ fn what_the_user_has_kept_is_seen_in_the_session_however_old_it_is() {
         used(DX, Edit::Touch),
     ]));
 }
+
+#[test]
+fn what_both_sides_dropped_is_new_where_a_program_that_was_killed_is_accounted_for() {
+    for at in 0..12 {
+        drop(live(&[
+            Event::Use {
+                edits: vec![(D, Edit::Replace(text(0))), (B, Edit::Directory)],
+                meanwhile: None,
+            },
+            Event::Host(D, None),
+            Event::Apply { paths: Vec::new(), way: Resolution::Ours, kill: None },
+            undo(Some(at)),
+            used(DX, Edit::Replace(text(0))),
+            apply(&[], None),
+        ]));
+    }
+}
