@@ -19,7 +19,7 @@ use crate::changes;
 use crate::files::{self, Temporary};
 use crate::paths::{file_type, is_mount, stat_entry};
 use crate::removal::remove_tree;
-use crate::store::{OpenSession, Outdated, SessionError, SessionLayers};
+use crate::store::{Compared, Followed, OpenSession, Outdated, SessionError, SessionLayers};
 
 const PIECE_BYTES: usize = 128 * 1024;
 
@@ -37,13 +37,11 @@ pub(crate) fn take_in(
     said: &mut Said,
 ) -> Result<TakenIn, SessionError> {
     let failed = |what| move |error| SessionError::io(what, Path::new("the session's view"))(error);
-    let outdated = layers.perhaps_outdated().map_err(failed("comparing"))?;
-    let (behind, changed): (Vec<_>, Vec<_>) = outdated
-        .into_iter()
-        .filter(|one| !one.base.is(one.host.as_ref()))
-        .partition(|one| one.base.is(one.session.as_ref()));
+    let compared = layers.compared().map_err(failed("comparing"))?;
+    let Compared { outdated, as_noted: mut followed } = compared;
+    let (behind, changed): (Vec<_>, Vec<_>) =
+        outdated.into_iter().partition(|one| one.base.is(one.session.as_ref()));
     let mut taken_in = TakenIn::default();
-    let mut dealt_with = Vec::new();
     // What is gone first, the deepest of it before what it stood in; then what is there, the other way round.
     let (gone, there): (Vec<_>, Vec<_>) = behind.into_iter().partition(|one| one.host.is_none());
     for one in gone.into_iter().rev().chain(there) {
@@ -51,20 +49,24 @@ pub(crate) fn take_in(
             Ok(Brought::No) => {}
             Ok(brought) => {
                 taken_in.updated_paths += u64::from(brought == Brought::Now);
-                dealt_with.push((one.path, one.host.map_or(Base::Absent, Base::Known)));
+                let Outdated { path, host, sight, .. } = one;
+                followed.push(Followed {
+                    path,
+                    base: host.map_or(Base::Absent, Base::Known),
+                    sight,
+                });
             }
             Err(error) => {
-                session.settle(layers, dealt_with, None)?;
+                session.follow(layers, followed)?;
                 return Err(failed("writing to")(error));
             }
         }
     }
-    if !dealt_with.is_empty() {
-        session.settle(layers, dealt_with, None)?;
+    if !followed.is_empty() {
+        session.follow(layers, followed)?;
     }
     for one in changed {
-        let is_conflict = one.base != Base::Unknown && one.session != one.host;
-        if is_conflict && said.get(&one.path) != Some(&one.host) {
+        if one.session != one.host && said.get(&one.path) != Some(&one.host) {
             taken_in.conflicts.push(one.path.clone());
             said.insert(one.path, one.host);
         }

@@ -184,6 +184,22 @@ async fn what_the_session_left_alone_follows_the_host() {
 }
 
 #[tokio::test]
+async fn a_file_of_a_directory_that_the_host_swapped_for_another_is_another_however_old_it_is() {
+    let place = Place::new(&[("d/file", "one"), ("other/file", "two")]);
+    // Longer than moments of the kernel's clock for inodes are taken to be wrong against each other.
+    tokio::time::sleep(Duration::from_millis(150)).await;
+    let environment = place.environment();
+    assert_eq!(shell(&environment, "touch d/file; cat d/file").await, "one");
+    environment.checkpoint().await.unwrap();
+    fs::rename(place.project().join("d"), place.project().join("aside")).unwrap();
+    fs::rename(place.project().join("other"), place.project().join("d")).unwrap();
+    let taken_in = environment.take_in().await.unwrap();
+    assert_eq!(taken_in, TakenIn { updated_paths: 1, ..quiet() });
+    assert_eq!(shell(&environment, "cat d/file").await, "two");
+    environment.close().await.unwrap();
+}
+
+#[tokio::test]
 async fn what_both_sides_changed_is_said_once_and_stays_apart() {
     let place = Place::new(&[("both", "one"), ("deleted", "one")]);
     let environment = place.environment();

@@ -332,7 +332,10 @@ impl Planner<'_> {
                     bits(*ours_mode)
                 };
                 let digest = *ours;
-                return Ok(if ours == theirs || theirs == was {
+                return Ok(if (ours == theirs || ours == was) && mode == bits(*theirs_mode) {
+                    // What would be written is what the host has.
+                    Outcome::Settled
+                } else if ours == theirs || theirs == was {
                     Outcome::Take(Placed::File { mode, content: Content::Session { digest } })
                 } else if ours == was {
                     // Only the mode is the session's.

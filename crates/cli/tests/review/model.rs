@@ -27,6 +27,9 @@ use super::trace;
 
 const PATHS: [&str; 7] = ["a", "b", "d/x", "d/y", "d/e/z", "new/n", "d"];
 
+/// Longer than moments of the kernel's clock for inodes are taken to be wrong against each other.
+const PAUSE: Duration = Duration::from_millis(120);
+
 /// What happens.
 #[derive(Debug, Clone)]
 pub(crate) enum Event {
@@ -46,6 +49,8 @@ pub(crate) enum Event {
         kill: Option<u64>,
     },
     Discard,
+    /// So much time that the times of files tell what was before and what after.
+    Pause,
 }
 
 /// What a session does to a path.
@@ -127,12 +132,13 @@ fn event() -> impl Strategy<Value = Event> {
     let used =
         (prop::collection::vec((at, edit()), 1..4), prop::option::weighted(0.2, host.clone()));
     prop_oneof![
-        5 => used.prop_map(|(edits, meanwhile)| Event::Use { edits, meanwhile }),
-        4 => host.prop_map(|(at, text)| Event::Host(at, text)),
-        4 => (paths.clone(), way, kill.clone())
+        20 => used.prop_map(|(edits, meanwhile)| Event::Use { edits, meanwhile }),
+        16 => host.prop_map(|(at, text)| Event::Host(at, text)),
+        16 => (paths.clone(), way, kill.clone())
             .prop_map(|(paths, way, kill)| Event::Apply { paths, way, kill }),
-        3 => (paths, kill).prop_map(|(paths, kill)| Event::Undo { paths, kill }),
-        1 => Just(Event::Discard),
+        12 => (paths, kill).prop_map(|(paths, kill)| Event::Undo { paths, kill }),
+        4 => Just(Event::Discard),
+        1 => Just(Event::Pause),
     ]
 }
 
@@ -169,6 +175,8 @@ pub(crate) struct World {
     runtime: tokio::runtime::Runtime,
     noted: BTreeMap<PathBuf, Noted>,
     applies: Vec<Applied>,
+    /// A program that used the session was killed, and since then the session was not used to its end.
+    is_unaccounted: bool,
 }
 
 impl World {
@@ -183,7 +191,8 @@ impl World {
             .enable_all()
             .build()
             .unwrap();
-        let world = Self { directory, runtime, noted: BTreeMap::new(), applies: Vec::new() };
+        let (noted, applies) = Default::default();
+        let world = Self { directory, runtime, noted, applies, is_unaccounted: false };
         for path in ["a", "d/x", "d/y"] {
             let text = Text { lines: [0; 6], kind: Kind::Plain };
             world.host_edit(Path::new(path), Some(&text));
@@ -255,6 +264,8 @@ impl World {
 
     /// One use of the session: the edits, what the host does before its end, and the end.
     fn used(&mut self, edits: &[(usize, Edit)], meanwhile: Option<&(usize, Option<Text>)>) {
+        self.may_be_accounted_for();
+        self.is_unaccounted = false;
         let before = self.host();
         let (seen_before, _) = self.seen();
         let config = SandboxConfig::new(self.state()).helper(helper());
@@ -407,6 +418,7 @@ impl World {
 
     fn apply(&mut self, paths: &[usize], way: Resolution, kill: Option<u64>) {
         let Some(session) = self.store().newest(&self.project()).unwrap() else { return };
+        self.may_be_accounted_for();
         let before = self.host();
         let (mine, _) = self.seen();
         let choices = Choices {
@@ -530,8 +542,26 @@ impl World {
     }
 
     /// The next command finds an apply that was killed.
-    fn recovered(&self) {
+    fn recovered(&mut self) {
         trace::run(&self.forge(&["diff", "--name-only"]), None).unwrap();
+        self.is_unaccounted = true;
+        self.may_be_accounted_for();
+    }
+
+    /// Whoever uses the session after a program that was killed notes what that may have left unnoted, as at the end
+    /// of a use: what the session has nothing of its own at any more begins anew, from what the host has by then.
+    fn may_be_accounted_for(&mut self) {
+        if !self.is_unaccounted {
+            return;
+        }
+        let (host, (seen, own)) = (self.host(), self.seen());
+        for (path, noted) in &mut self.noted {
+            let begun = Base::Known(host.get(path).cloned());
+            let is_dropped = !own.contains(path) && seen.get(path) == host.get(path);
+            if is_dropped && !noted.bases.contains(&begun) {
+                noted.bases.push(begun);
+            }
+        }
     }
 
     /// Every path is what the host had, what the session has, or a merge of both; what the host changed by itself is
@@ -609,6 +639,7 @@ impl World {
     }
 
     fn undo(&mut self, paths: &[usize], kill: Option<u64>) {
+        self.may_be_accounted_for();
         let before = self.host();
         let chosen: Vec<&str> = paths.iter().map(|at| PATHS[*at]).collect();
         let is_chosen =
@@ -778,6 +809,7 @@ pub(crate) fn live(events: &[Event]) -> World {
             Event::Apply { paths, way, kill } => world.apply(paths, *way, *kill),
             Event::Undo { paths, kill } => world.undo(paths, *kill),
             Event::Discard => world.discard(),
+            Event::Pause => std::thread::sleep(PAUSE),
         }
     }
     world

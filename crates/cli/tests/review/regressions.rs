@@ -7,6 +7,7 @@ use forge_api::planning::Resolution;
 use super::model::{Edit, Event, Kind, Text, World, live};
 
 const A: usize = 0;
+const B: usize = 1;
 const DX: usize = 2;
 const DY: usize = 3;
 const DEEP: usize = 4;
@@ -188,5 +189,60 @@ fn what_the_host_makes_where_both_had_removed_a_directory_stays() {
             apply(&[], None),
         ]);
         assert!(project.join("d/e/z").exists());
+    }
+}
+
+#[test]
+fn a_change_of_mode_that_the_host_has_already_is_dealt_with_and_no_apply() {
+    let executable = |first| Text { kind: Kind::Executable, ..text(first) };
+    for at in (0..70).step_by(3) {
+        let (project, _world) = lived(&[
+            used(A, Edit::Write(executable(0))),
+            Event::Host(A, Some(executable(2))),
+            apply(&[], Some(at)),
+            apply(&[], None),
+        ]);
+        let found = std::fs::read_to_string(project.join("a")).unwrap();
+        assert!(found.starts_with("line 0 2\n"), "{found}");
+    }
+}
+
+#[test]
+fn what_the_host_made_long_before_the_session_removed_its_own_is_seen_in_the_session() {
+    let removed = vec![(B, Edit::Remove), (A, Edit::Write(text(1)))];
+    drop(live(&[
+        used(B, Edit::Replace(text(0))),
+        Event::Host(B, Some(text(2))),
+        Event::Pause,
+        Event::Use { edits: removed, meanwhile: None },
+        used(DX, Edit::Touch),
+    ]));
+}
+
+#[test]
+fn what_the_user_has_kept_is_seen_in_the_session_however_old_it_is() {
+    drop(live(&[
+        used(A, Edit::Write(text(1))),
+        Event::Host(A, Some(text(2))),
+        Event::Pause,
+        Event::Apply { paths: Vec::new(), way: Resolution::Ours, kill: None },
+        used(DX, Edit::Touch),
+    ]));
+}
+
+#[test]
+fn what_both_sides_dropped_is_new_where_a_program_that_was_killed_is_accounted_for() {
+    for at in 0..12 {
+        drop(live(&[
+            Event::Use {
+                edits: vec![(D, Edit::Replace(text(0))), (B, Edit::Directory)],
+                meanwhile: None,
+            },
+            Event::Host(D, None),
+            Event::Apply { paths: Vec::new(), way: Resolution::Ours, kill: None },
+            undo(Some(at)),
+            used(DX, Edit::Replace(text(0))),
+            apply(&[], None),
+        ]));
     }
 }

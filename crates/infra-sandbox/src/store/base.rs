@@ -14,91 +14,28 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use forge_domain::{AppliedId, Base, Digest, Entry};
-use rustix::fs::{FileType, Statx, StatxFlags, StatxTimestamp};
+use rustix::fs::{FileType, Statx};
 use serde::{Deserialize, Serialize};
 
 use super::lock::no_follow;
 use super::meta::WrittenPath;
+use super::moment::{Moment, Moments, Sight};
 use crate::changes::{DetailedChangeSet, Directory, entry, is_bare, is_copied_up, open, stat};
 use crate::paths::file_type;
 
 const MANIFEST: &str = "manifest.json";
+
+/// It is written to, to ask the kernel's clock for inodes.
+const CLOCK: &str = "clock";
+
 const VERSION: u32 = 1;
 
 /// Of a larger file only its hash is kept, and it is not merged.
 const MAX_KEPT_BYTES: u64 = 8 * 1024 * 1024;
-
-/// By so much two moments may be wrong against each other.
-const CLOCK_STEPS: Duration = Duration::from_millis(100);
-
-/// A moment by the kernel's clock for inodes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Moment {
-    seconds: i64,
-    nanoseconds: i64,
-}
-
-impl Moment {
-    /// When a file was last written to.
-    pub(super) fn of(file: &File) -> io::Result<Self> {
-        let metadata = file.metadata()?;
-        Ok(Self { seconds: metadata.mtime(), nanoseconds: metadata.mtime_nsec() })
-    }
-
-    fn written(stat: &Statx) -> Self {
-        Self::at(stat.stx_mtime)
-    }
-
-    fn changed(stat: &Statx) -> Self {
-        Self::at(stat.stx_ctime)
-    }
-
-    /// When an inode was made, where the file system keeps that.
-    fn born(stat: &Statx) -> Option<Self> {
-        let is_known = StatxFlags::from_bits_retain(stat.stx_mask).contains(StatxFlags::BTIME);
-        is_known.then(|| Self::at(stat.stx_btime))
-    }
-
-    fn at(time: StatxTimestamp) -> Self {
-        Self { seconds: time.tv_sec, nanoseconds: i64::from(time.tv_nsec) }
-    }
-
-    /// Some time earlier: clocks for inodes go in steps of a few milliseconds.
-    fn earlier(self, by: Duration) -> Self {
-        let nanoseconds = self.nanoseconds - i64::from(by.subsec_nanos());
-        let borrowed = i64::from(nanoseconds < 0);
-        let seconds = self.seconds - by.as_secs().cast_signed() - borrowed;
-        Self { seconds, nanoseconds: nanoseconds + borrowed * 1_000_000_000 }
-    }
-}
-
-/// The moments at which the session saw the host as it was then: the begin of its use, and each taking in. The oldest
-/// first.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Moments(Vec<Moment>);
-
-impl Moments {
-    pub(super) fn new(first: Moment) -> Self {
-        Self(vec![first])
-    }
-
-    pub(super) fn push(&mut self, moment: Moment) {
-        self.0.push(moment);
-    }
-
-    /// As of which of them the session saw what it then made a copy of: the last one before the copy was made, and
-    /// where that is not known, the first.
-    fn seen_by(&self, copy: Option<&Statx>) -> Option<Moment> {
-        let first = self.0.first().copied();
-        let Some(born) = copy.and_then(Moment::born) else { return first };
-        self.0.iter().rev().copied().find(|moment| *moment <= born).or(first)
-    }
-}
 
 #[derive(Serialize, Deserialize)]
 struct Manifest {
@@ -113,6 +50,9 @@ struct Manifest {
 struct Written {
     path: WrittenPath,
     base: WrittenBase,
+    /// The host's when it was seen to be as noted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    sight: Option<Sight>,
     /// What it was before each apply, the oldest first: that is what it is again after an undo.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     before: Vec<(String, WrittenBase)>,
@@ -122,7 +62,23 @@ struct Written {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Noted {
     base: Base,
+    /// The host's when it was seen to be that; `None` where it is another, or is to be looked at.
+    sight: Option<Sight>,
     before: Vec<(AppliedId, Base)>,
+}
+
+impl Noted {
+    fn unseen(base: Base) -> Self {
+        Self { base, sight: None, before: Vec::new() }
+    }
+}
+
+/// What the host has at a path of which something is noted, and that it was this when it was seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Followed {
+    pub(crate) path: PathBuf,
+    pub(crate) base: Base,
+    pub(crate) sight: Option<Sight>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -191,21 +147,23 @@ impl Bases {
         }
     }
 
-    /// What is noted of every path that the host may have gone on with since it was noted: those whose inode was
-    /// changed since, or that are not there.
+    /// What is noted of every path that the host may have gone on with: whose inode is not the one that was seen to be
+    /// as noted, or was changed since. Of a path of which nothing is known it makes no difference.
     pub(super) fn perhaps_outdated(&self, lower: BorrowedFd<'_>) -> Vec<(PathBuf, Base)> {
-        let written = File::options()
-            .read(true)
-            .custom_flags(no_follow())
-            .open(self.directory.join(MANIFEST))
-            .and_then(|file| Moment::of(&file));
-        let written = written.ok().map(|moment| moment.earlier(CLOCK_STEPS));
-        let is_as_noted = |path: &Path| match (written, stat(lower, path)) {
-            (Some(written), Ok(Some(stat))) => Moment::changed(&stat) < written,
-            _ => false,
+        let is_as_seen = |path: &Path, noted: &Noted| {
+            let Some(sight) = noted.sight else { return false };
+            matches!(stat(lower, path), Ok(Some(stat)) if sight.is_of(&stat))
         };
-        let noted = self.all.iter().filter(|(path, _)| !is_as_noted(path));
+        let noted = self.all.iter().filter(|(_, noted)| noted.base != Base::Unknown);
+        let noted = noted.filter(|(path, noted)| !is_as_seen(path, noted));
         noted.map(|(path, noted)| (path.clone(), noted.base.clone())).collect()
+    }
+
+    /// The moment that it is by the kernel's clock for inodes; `None` where nothing can be written.
+    pub(super) fn now(&self) -> Option<Moment> {
+        let path = self.directory.join(CLOCK);
+        let written = write_private(&path, b".").and_then(|()| File::open(path));
+        written.and_then(|file| Moment::of(&file)).ok()
     }
 
     /// Whether nothing is noted.
@@ -251,6 +209,7 @@ impl Bases {
                 }
                 is_new |= noted.base != Base::Absent;
                 noted.base = Base::Absent;
+                noted.sight = None;
                 !noted.before.is_empty()
             });
             is_new |= self.all.len() != before;
@@ -266,12 +225,16 @@ impl Bases {
             }
         }
         let mut found = Vec::new();
-        for path in listed().filter(|path| !self.all.contains_key(*path)) {
-            let base = match self.found(upper, lower, path, moments)? {
-                Base::Known(_) if self.is_hidden_since_before(path, &hiding) => Base::Unknown,
-                base => base,
+        let new: Vec<&PathBuf> = listed().filter(|path| !self.all.contains_key(*path)).collect();
+        let now = if new.is_empty() { None } else { self.now() };
+        for path in new {
+            let (base, sight) = match self.found(upper, lower, path, moments, now)? {
+                (Base::Known(_), _) if self.is_hidden_since_before(path, &hiding) => {
+                    (Base::Unknown, None)
+                }
+                found => found,
             };
-            found.push((path.clone(), Noted { base, before: Vec::new() }));
+            found.push((path.clone(), Noted { sight, ..Noted::unseen(base) }));
         }
         is_new |= !found.is_empty() || hiding != self.hiding;
         self.all.extend(found);
@@ -290,16 +253,19 @@ impl Bases {
         })
     }
 
+    /// What a path was when the session began to differ, and the host's where that is it.
     fn found(
         &self,
         upper: BorrowedFd<'_>,
         lower: BorrowedFd<'_>,
         path: &Path,
         moments: &Moments,
-    ) -> io::Result<Base> {
+        now: Option<Moment>,
+    ) -> io::Result<(Base, Option<Sight>)> {
+        let unknown = Ok((Base::Unknown, None));
         let copy = stat(upper, path)?;
         let Some(since) = moments.seen_by(copy.as_ref()).filter(|_| !self.is_damaged) else {
-            return Ok(Base::Unknown);
+            return unknown;
         };
         match entry(lower, path) {
             Ok(Some((found, stat)))
@@ -311,19 +277,17 @@ impl Bases {
                     && size_bytes <= MAX_KEPT_BYTES
                     && !self.keep(lower, path, digest)?
                 {
-                    return Ok(Base::Unknown);
+                    return unknown;
                 }
-                Ok(Base::Known(found))
+                Ok((Base::Known(found), now.and_then(|now| Sight::of(&stat, now))))
             }
-            Ok(Some(_)) => Ok(Base::Unknown),
+            Ok(Some(_)) => unknown,
             // Deleted on the host meanwhile, or moved in the session from elsewhere: then nobody has touched the
             // directory on the host.
-            Ok(None) if is_copied_up(upper, path) && !is_still(lower, path, since) => {
-                Ok(Base::Unknown)
-            }
-            Ok(None) => Ok(Base::Absent),
+            Ok(None) if is_copied_up(upper, path) && !is_still(lower, path, since) => unknown,
+            Ok(None) => Ok((Base::Absent, None)),
             // It may not be read, so it was not either.
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(Base::Unknown),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => unknown,
             Err(error) => Err(error),
         }
     }
@@ -381,9 +345,10 @@ impl Bases {
         applied: Option<&AppliedId>,
     ) -> io::Result<()> {
         for (path, base) in paths {
-            let noted =
-                self.all.entry(path).or_insert(Noted { base: Base::Unknown, before: Vec::new() });
+            let noted = self.all.entry(path).or_insert(Noted::unseen(Base::Unknown));
             let before = std::mem::replace(&mut noted.base, base);
+            // The host's may be another: what was merged, or what the user has kept.
+            noted.sight = None;
             noted.before.extend(applied.map(|id| (id.clone(), before)));
         }
         self.write()
@@ -397,9 +362,10 @@ impl Bases {
     ) -> io::Result<()> {
         for (path, base, was) in paths {
             // What is deleted on both sides by now may count as never having been there.
-            let unnoted = || Noted { base: base.clone(), before: Vec::new() };
+            let unnoted = || Noted::unseen(base.clone());
             let noted = self.all.entry(path).or_insert_with(unnoted);
             let before = std::mem::replace(&mut noted.base, base.clone());
+            noted.sight = None;
             let before = if before == base { was } else { before };
             noted.before.push((applied.clone(), before));
         }
@@ -418,7 +384,17 @@ impl Bases {
             // Where the apply was never noted, it is still what it was before that.
             if let Some((_, base)) = place.and_then(|place| noted.before.drain(place..).next()) {
                 noted.base = base;
+                noted.sight = None;
             }
+        }
+        self.write()
+    }
+
+    /// Notes what the host has at paths where the session has, or had before, what was noted.
+    pub(super) fn follow(&mut self, paths: impl IntoIterator<Item = Followed>) -> io::Result<()> {
+        for Followed { path, base, sight } in paths {
+            let noted = self.all.entry(path).or_insert(Noted::unseen(Base::Unknown));
+            (noted.base, noted.sight) = (base, sight);
         }
         self.write()
     }
@@ -429,6 +405,7 @@ impl Bases {
         let bases = self.all.iter().map(|(path, noted)| Written {
             path: WrittenPath::of(path),
             base: WrittenBase::of(&noted.base),
+            sight: noted.sight,
             before: noted.before.iter().map(before).collect(),
         });
         let hiding = self.hiding.iter().map(|path| WrittenPath::of(path)).collect();
@@ -493,7 +470,7 @@ impl From<Written> for Noted {
     fn from(written: Written) -> Self {
         let before = written.before.into_iter();
         let before = before.filter_map(|(id, base)| Some((AppliedId::parse(&id)?, base.into())));
-        Self { base: written.base.into(), before: before.collect() }
+        Self { base: written.base.into(), sight: written.sight, before: before.collect() }
     }
 }
 

@@ -15,6 +15,7 @@ mod id;
 mod lock;
 mod make;
 mod meta;
+mod moment;
 mod open;
 mod prune;
 mod read;
@@ -24,6 +25,7 @@ mod sessions;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use base::Followed;
 pub use commits::WaitingCommits;
 pub use error::SessionError;
 pub use meta::StoredSummary;
@@ -31,8 +33,8 @@ pub(crate) use open::LayerPlace;
 pub use open::{OpenSession, SessionEnd};
 pub(crate) use prune::remove_directory;
 pub use prune::{PruneOptions, PruneReport, Pruned};
-pub(crate) use read::Outdated;
 pub use read::SessionLayers;
+pub(crate) use read::{Compared, Outdated};
 pub use receive::Receiver;
 pub use sessions::{
     DamagedSession, Listing, SessionChoice, SessionState, SessionStore, SessionSummary,

@@ -14,12 +14,13 @@ use rustix::fs::{CWD, Mode, OFlags, RenameFlags, renameat_with};
 use rustix::io::Errno;
 use tracing::warn;
 
-use super::base::{Bases, Moment, Moments};
+use super::base::{Bases, Followed};
 use super::commits::BROUGHT;
 use super::error::SessionError;
 use super::lock;
 use super::make::liken;
 use super::meta::{Durability, Meta, StoredSummary, seconds};
+use super::moment::{Moment, Moments};
 use super::prune::remove_directory;
 use super::read::SessionLayers;
 use super::sessions::SessionStore;
@@ -240,6 +241,19 @@ impl OpenSession {
         let mut bases = Bases::read(&self.directory);
         let set = layers.keep_contents(&bases, paths);
         let set = set.and_then(|paths| bases.settle(paths, applied));
+        set.map_err(SessionError::io("writing to", &self.directory.join("base")))
+    }
+
+    /// Notes what the host has at paths where the session goes on from that.
+    pub(crate) fn follow(
+        &self,
+        layers: &SessionLayers,
+        paths: Vec<Followed>,
+    ) -> Result<(), SessionError> {
+        let mut bases = Bases::read(&self.directory);
+        let kept = paths.iter().map(|one| (one.path.clone(), one.base.clone()));
+        let set = layers.keep_contents(&bases, kept.collect::<Vec<_>>());
+        let set = set.and_then(|_| bases.follow(paths));
         set.map_err(SessionError::io("writing to", &self.directory.join("base")))
     }
 

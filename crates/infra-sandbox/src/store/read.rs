@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 use forge_domain::{Base, ChangeKind, Entry, SessionId};
 use rustix::fs::{Mode, OFlags};
 
-use super::base::Bases;
+use super::base::{Bases, Followed};
 use super::error::SessionError;
+use super::moment::Sight;
 use super::open::OpenSession;
 use super::sessions::SessionStore;
 use crate::changes::{
@@ -28,7 +29,16 @@ use crate::spec::{
 const MEMORY_PER_BYTE: u64 = 8;
 const MIN_MEMORY: u64 = 64 * 1024 * 1024;
 
-/// A path that the host may have gone on with since it was noted.
+/// What is noted of a session's paths against what the host has there.
+#[derive(Debug, Default)]
+pub(crate) struct Compared {
+    /// In byte order of the paths.
+    pub(crate) outdated: Vec<Outdated>,
+    /// The host has what was noted, which was not known before.
+    pub(crate) as_noted: Vec<Followed>,
+}
+
+/// A path where the host has something else than was noted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Outdated {
     pub(crate) path: PathBuf,
@@ -37,6 +47,8 @@ pub(crate) struct Outdated {
     /// What the session has in a layer of its own; `None` where it has nothing there.
     pub(crate) session: Option<Entry>,
     pub(crate) host: Option<Entry>,
+    /// The host's as it was seen.
+    pub(crate) sight: Option<Sight>,
 }
 
 /// The two layers of a session, held to be read.
@@ -128,20 +140,29 @@ impl SessionLayers {
         Ok(Self::new(upper, lower, self.bases.clone()))
     }
 
-    /// The paths that the host may have gone on with since they were noted.
-    pub(crate) fn perhaps_outdated(&self) -> io::Result<Vec<Outdated>> {
-        let mut found = Vec::new();
-        for (path, base) in self.bases.perhaps_outdated(self.lower.as_fd()) {
+    /// Compares what is noted with the host, where that may have gone on since.
+    pub(crate) fn compared(&self) -> io::Result<Compared> {
+        let mut compared = Compared::default();
+        let noted = self.bases.perhaps_outdated(self.lower.as_fd());
+        let now = if noted.is_empty() { None } else { self.bases.now() };
+        for (path, base) in noted {
             let host = match entry(self.lower.as_fd(), &path) {
-                Ok(host) => host.map(|(entry, _)| entry),
+                Ok(host) => host,
                 // Nothing can be said of it, nor taken from it.
                 Err(error) if error.kind() == io::ErrorKind::PermissionDenied => continue,
                 Err(error) => return Err(error),
             };
-            let session = self.entry(&path)?;
-            found.push(Outdated { path, base, session, host });
+            let seen = |now| host.as_ref().and_then(|(_, stat)| Sight::of(stat, now));
+            let sight = now.and_then(seen);
+            let host = host.map(|(entry, _)| entry);
+            if !base.is(host.as_ref()) {
+                let session = self.entry(&path)?;
+                compared.outdated.push(Outdated { path, base, session, host, sight });
+            } else if sight.is_some() {
+                compared.as_noted.push(Followed { path, base, sight });
+            }
         }
-        Ok(found)
+        Ok(compared)
     }
 
     /// Whether anything stands at a path of the host.
