@@ -40,8 +40,13 @@ pub struct ForgeConfig {
     pub approver: Arc<dyn Approver>,
     /// The user's home directory, which is refused as a workspace. Default: none is known.
     pub home: Option<PathBuf>,
-    /// Where Forge keeps its own state; a workspace that holds it is refused. Default: none is known.
+    /// Where Forge keeps its own state; a workspace that holds it is refused. Default: none is known; then nothing is
+    /// kept of what is changed in a microVM.
     pub state_directory: Option<PathBuf>,
+    /// What of the project goes into a microVM. Default: everything that it should; `None` leaves the workspace empty
+    /// there, and nothing comes back.
+    #[setters(skip)]
+    pub project: Option<ProjectOptions>,
 }
 
 impl ForgeConfig {
@@ -57,6 +62,7 @@ impl ForgeConfig {
             approver: Arc::new(ApproveAll),
             home: None,
             state_directory: None,
+            project: Some(ProjectOptions::default()),
         }
     }
 
@@ -72,6 +78,43 @@ impl ForgeConfig {
     pub fn language_model(mut self, model: Arc<dyn LanguageModel>) -> Self {
         self.language_model = Some(model);
         self
+    }
+}
+
+/// What of a project goes into an environment that is not on this machine, and where what is changed there is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Setters)]
+#[setters(into)]
+pub struct ProjectOptions {
+    /// Files with secrets that go along all the same, relative to the workspace; with a directory, everything in it.
+    /// Default: none.
+    pub include: Vec<PathBuf>,
+    /// Larger files stay behind. Default: 100 MiB.
+    pub max_file_bytes: u64,
+    /// All files together may not be more. Default: 2 GiB.
+    pub max_total_bytes: u64,
+    /// The session that keeps what is changed. What it holds already goes along. Default: as in the sandbox.
+    #[cfg(target_os = "linux")]
+    pub session: forge_infra_sandbox::SessionChoice,
+}
+
+impl Default for ProjectOptions {
+    fn default() -> Self {
+        Self {
+            include: Vec::new(),
+            max_file_bytes: 100 * 1024 * 1024,
+            max_total_bytes: 2 * 1024 * 1024 * 1024,
+            #[cfg(target_os = "linux")]
+            session: forge_infra_sandbox::SessionChoice::default(),
+        }
+    }
+}
+
+impl ProjectOptions {
+    pub(crate) fn source(&self, root: &std::path::Path) -> forge_infra_workspace::HostSource {
+        forge_infra_workspace::HostSource::new(root)
+            .include(self.include.clone())
+            .max_file_bytes(self.max_file_bytes)
+            .max_total_bytes(self.max_total_bytes)
     }
 }
 

@@ -19,7 +19,7 @@ use forge_infra_sandbox::{SandboxConfig, SandboxEnvironment, UsedSession};
 use forge_infra_tensorlake::ConfigError;
 
 use crate::microvm::Microvm;
-use crate::{ExecutorConfig, LocalOptions};
+use crate::{ExecutorConfig, LocalOptions, ProjectOptions};
 
 /// The environment that was chosen. Clones share it. It keeps every promise of the ports, since it
 /// only passes calls on.
@@ -43,6 +43,7 @@ impl Executor {
         config: &ExecutorConfig,
         workspace: &WorkspaceLocation,
         state_directory: Option<&Path>,
+        project: Option<&ProjectOptions>,
     ) -> Result<Self, ConfigError> {
         Ok(match config {
             #[cfg(target_os = "linux")]
@@ -52,7 +53,7 @@ impl Executor {
             )),
             ExecutorConfig::Local(options) => Self::Local(local(options, workspace)),
             ExecutorConfig::Tensorlake(config) => {
-                Self::Tensorlake(Microvm::new(config, workspace, state_directory)?)
+                Self::Tensorlake(Microvm::new(config, workspace, state_directory, project)?)
             }
         })
     }

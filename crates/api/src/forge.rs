@@ -10,6 +10,8 @@ use forge_domain::{
 };
 use forge_infra_local::LocalHost;
 use forge_infra_model::{GenaiModel, ModelConfig, ModelConfigError};
+#[cfg(target_os = "linux")]
+use forge_infra_sandbox::SessionStore;
 use forge_infra_tensorlake::{ConfigError as TensorlakeConfigError, TensorlakeConfig};
 use thiserror::Error;
 
@@ -67,14 +69,26 @@ impl ForgeAPI {
             approver,
             home,
             state_directory,
+            project,
         } = config;
         let host = LocalHost { home, state_directory: state_directory.clone() };
         let workspace = host.locate_workspace(&directory).await?;
         #[cfg(target_os = "linux")]
-        if let ExecutorConfig::Sandbox(config) = &executor {
-            recover(&workspace.root, config).await;
+        match &executor {
+            ExecutorConfig::Sandbox(config) => {
+                let store =
+                    SessionStore::new(&config.state_directory).helper(config.helper.clone());
+                recover(&workspace.root, store, config.state_directory.clone()).await;
+            }
+            ExecutorConfig::Tensorlake(_) => {
+                if let Some(state) = &state_directory {
+                    recover(&workspace.root, SessionStore::new(state), state.clone()).await;
+                }
+            }
+            ExecutorConfig::Local(_) => {}
         }
-        let executor = Executor::new(&executor, &workspace, state_directory.as_deref())?;
+        let executor =
+            Executor::new(&executor, &workspace, state_directory.as_deref(), project.as_ref())?;
         let model: Option<Arc<dyn LanguageModel>> = match (language_model, model) {
             (Some(model), _) => Some(model),
             (None, Some(config)) => Some(Arc::new(GenaiModel::new(config)?)),
@@ -140,9 +154,9 @@ impl ForgeAPI {
         Self::init(config.model(model)).await
     }
 
-    /// Takes a Tensorlake microVM as the environment. It is made by the first use; its workspace is an
-    /// empty directory at the project's path, and what commands write there ends with it. Nobody is asked
-    /// before commands; for that and more, see [`ForgeAPI::init`].
+    /// Takes a Tensorlake microVM as the environment. It is made by the first use, and the project is brought into it.
+    /// Without [`ForgeConfig::state_directory`], what commands write there ends with it. Nobody is asked before commands;
+    /// for that and more, see [`ForgeAPI::init`].
     ///
     /// # Errors
     /// As [`ForgeAPI::init`].
@@ -215,13 +229,11 @@ impl ForgeAPI {
 
 /// Takes an apply back, or finishes it, that was killed in the middle.
 #[cfg(target_os = "linux")]
-async fn recover(workspace: &std::path::Path, config: &forge_infra_sandbox::SandboxConfig) {
+async fn recover(workspace: &std::path::Path, store: SessionStore, state: PathBuf) {
     use forge_domain::ApplyError;
-    use forge_infra_sandbox::SessionStore;
 
     use crate::ReviewError;
-    let (workspace, state) = (workspace.to_path_buf(), config.state_directory.clone());
-    let store = SessionStore::new(&state).helper(config.helper.clone());
+    let workspace = workspace.to_path_buf();
     let recovered =
         tokio::task::spawn_blocking(move || crate::recover_applies(&store, &workspace, &state));
     match recovered.await {

@@ -1,6 +1,7 @@
 //! A microVM whose changes are kept on this machine, in a session as the embedded sandbox has them: what is made of them
 //! is the same for both.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,9 +9,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use forge_domain::{
-    BackgroundCommands, BoxedError, ChangeSet, Changes, ChangesError, EnvironmentError,
+    BackgroundCommands, BoxedError, ChangeSet, Changes, ChangesError, Entry, EnvironmentError,
     EnvironmentKind, Lifecycle, NotReturned, OutputOffset, ReturnKeeper, Returned, ReturnedOrigin,
-    SourceError, SourceListing, SourcePath, TakenIn, WorkspaceLocation, WorkspaceSource,
+    SourceEntry, SourceError, SourceListing, SourcePath, SourceStamp, TakenIn, WorkspaceLocation,
+    WorkspaceSource,
 };
 use forge_infra_sandbox::{
     OpenSession, Receiver, SessionChoice, SessionEnd, SessionError, SessionLayers, SessionMedium,
@@ -19,6 +21,8 @@ use forge_infra_sandbox::{
 use forge_infra_tensorlake::{ConfigError, TensorlakeConfig, TensorlakeEnvironment};
 use tokio::sync::OnceCell;
 use tracing::warn;
+
+use crate::ProjectOptions;
 
 /// How long, at the end, what was changed may take on its way back.
 const RETURN_LIMIT: Duration = Duration::from_secs(60);
@@ -43,11 +47,19 @@ struct Kept {
 }
 
 /// What lists the workspace for the guest: a session is opened by the first listing, before anything is read, so that
-/// what the host changes from then on is told apart from what was sent.
+/// what the host changes from then on is told apart from what was sent. What the session holds goes along.
 #[derive(Debug)]
 struct SessionSource {
     source: Arc<dyn WorkspaceSource>,
     kept: Arc<Kept>,
+    held: Mutex<Option<Held>>,
+}
+
+/// What a session that is gone on with holds already: it takes the place of the host's.
+#[derive(Debug)]
+struct Held {
+    layers: SessionLayers,
+    paths: BTreeMap<PathBuf, SourcePath>,
 }
 
 /// What takes what comes back into the session.
@@ -61,20 +73,24 @@ impl Microvm {
         config: &TensorlakeConfig,
         workspace: &WorkspaceLocation,
         state_directory: Option<&Path>,
+        project: Option<&ProjectOptions>,
     ) -> Result<Self, ConfigError> {
         let mut config = config.clone();
+        if let (Some(project), None) = (project, &config.source) {
+            config.source = Some(Arc::new(project.source(&workspace.root)));
+        }
         let mut kept = None;
-        if let (Some(source), Some(state)) = (config.source.take(), state_directory) {
+        if let (Some(source), Some(state)) = (config.source.clone(), state_directory) {
             let made = Arc::new(Kept {
                 store: SessionStore::new(state),
                 state_directory: state.to_path_buf(),
-                choice: SessionChoice::Fresh,
+                choice: project.map(|project| project.session.clone()).unwrap_or_default(),
                 workspace: workspace.root.clone(),
                 session: Mutex::default(),
                 used: Mutex::default(),
                 closed: OnceCell::new(),
             });
-            let source = SessionSource { source, kept: Arc::clone(&made) };
+            let source = SessionSource { source, kept: Arc::clone(&made), held: Mutex::default() };
             config.source = Some(Arc::new(source));
             kept = Some(made);
         }
@@ -167,7 +183,16 @@ impl Kept {
         if session.is_some() {
             return Ok(());
         }
-        let open = self.store.open(&self.workspace, &self.choice)?;
+        let mut open = self.store.open(&self.workspace, &self.choice)?;
+        if open.has_archives() {
+            // The layers of such a session are there only while it is used in the sandbox.
+            match &self.choice {
+                SessionChoice::Named(id) => return Err(SessionError::InMemory { id: id.clone() }),
+                SessionChoice::Continue | SessionChoice::Fresh => {
+                    open = self.store.open(&self.workspace, &SessionChoice::Fresh)?;
+                }
+            }
+        }
         let origin = match open.is_continued() {
             true => SessionOrigin::Continued,
             false => SessionOrigin::New,
@@ -202,20 +227,85 @@ impl Kept {
 
 impl WorkspaceSource for SessionSource {
     fn list(&self) -> Result<SourceListing, SourceError> {
-        self.kept.open().map_err(|error| SourceError::Io {
-            path: self.kept.workspace.clone(),
-            source: io::Error::other(error),
-        })?;
-        self.source.list()
+        let failed = |source| SourceError::Io { path: self.kept.workspace.clone(), source };
+        self.kept.open().map_err(|error| failed(io::Error::other(error)))?;
+        let mut listing = self.source.list()?;
+        *guard(&self.held) = match self.kept.session() {
+            Some(session) if session.holds_anything().map_err(failed)? => {
+                let layers = session.layers_unmounted();
+                let layers = layers.map_err(|error| failed(io::Error::other(error)))?;
+                Some(hold(layers, &mut listing).map_err(failed)?)
+            }
+            _ => None,
+        };
+        Ok(listing)
     }
 
     fn open(&self, path: &Path) -> io::Result<Box<dyn io::Read + Send>> {
-        self.source.open(path)
+        match &*guard(&self.held) {
+            Some(held) if held.paths.contains_key(path) => Ok(Box::new(held.layers.open(path)?)),
+            _ => self.source.open(path),
+        }
     }
 
     fn look(&self, path: &Path) -> io::Result<Option<SourcePath>> {
-        self.source.look(path)
+        let held = guard(&self.held);
+        match held.as_ref().and_then(|held| held.paths.get(path)) {
+            // It is this session's alone, and nothing runs in it here.
+            Some(found) => Ok(Some(found.clone())),
+            None => self.source.look(path),
+        }
     }
+}
+
+/// Puts what a session holds into a listing of the host's workspace.
+fn hold(layers: SessionLayers, listing: &mut SourceListing) -> io::Result<Held> {
+    let mut paths = BTreeMap::new();
+    let mut all: BTreeMap<PathBuf, SourcePath> =
+        std::mem::take(&mut listing.paths).into_iter().map(|one| (one.path.clone(), one)).collect();
+    for change in layers.changes()?.changes {
+        let path = change.path;
+        let entry = match layers.entry(&path)? {
+            Some(Entry::File { size_bytes, mode, .. }) => {
+                Some(SourceEntry::File { size_bytes, mode: mode & 0o777 })
+            }
+            Some(Entry::Symlink { target }) => Some(SourceEntry::Symlink { target }),
+            Some(Entry::Directory { mode }) => Some(SourceEntry::Directory { mode: mode & 0o777 }),
+            Some(Entry::Special) | None => None,
+        };
+        let is_directory = matches!(entry, Some(SourceEntry::Directory { .. }));
+        all.retain(|other, _| !other.starts_with(&path) || (is_directory && *other != path));
+        let Some(entry) = entry else { continue };
+        for above in path.ancestors().skip(1).filter(|above| !above.as_os_str().is_empty()) {
+            let mode = layers.directory_mode(above).unwrap_or(0o755) & 0o777;
+            let directory = held_path(above, SourceEntry::Directory { mode });
+            let is_one = |one: &SourcePath| matches!(one.entry, SourceEntry::Directory { .. });
+            match all.get(above) {
+                Some(one) if is_one(one) => {}
+                _ => drop(all.insert(above.to_path_buf(), directory)),
+            }
+        }
+        let one = held_path(&path, entry);
+        paths.insert(path.clone(), one.clone());
+        all.insert(path, one);
+    }
+    let bytes = |path: &Path| path.as_os_str().as_encoded_bytes().to_vec();
+    listing.paths = all.into_values().collect();
+    listing.paths.sort_by_cached_key(|one| bytes(&one.path));
+    listing.total_bytes = listing
+        .paths
+        .iter()
+        .map(|one| match one.entry {
+            SourceEntry::File { size_bytes, .. } => size_bytes,
+            _ => 0,
+        })
+        .sum();
+    Ok(Held { layers, paths })
+}
+
+/// Of what a session holds there is one version for as long as nothing runs in it here.
+fn held_path(path: &Path, entry: SourceEntry) -> SourcePath {
+    SourcePath { path: path.to_path_buf(), entry, stamp: SourceStamp::new(0) }
 }
 
 impl ReturnKeeper for SessionKeeper {

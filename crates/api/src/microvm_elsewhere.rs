@@ -1,12 +1,15 @@
 //! A microVM where sessions cannot be kept: what is changed in it stays there.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use forge_domain::{
     ChangeSet, Changes, ChangesError, EnvironmentError, Lifecycle, TakenIn, WorkspaceLocation,
 };
 use forge_infra_tensorlake::{ConfigError, TensorlakeConfig, TensorlakeEnvironment};
+
+use crate::ProjectOptions;
 
 /// A microVM. Clones share it.
 #[derive(Debug, Clone)]
@@ -19,8 +22,13 @@ impl Microvm {
         config: &TensorlakeConfig,
         workspace: &WorkspaceLocation,
         _state_directory: Option<&Path>,
+        project: Option<&ProjectOptions>,
     ) -> Result<Self, ConfigError> {
-        Ok(Self { guest: TensorlakeEnvironment::new(config.clone(), workspace.clone())? })
+        let mut config = config.clone();
+        if let (Some(project), None) = (project, &config.source) {
+            config.source = Some(Arc::new(project.source(&workspace.root)));
+        }
+        Ok(Self { guest: TensorlakeEnvironment::new(config, workspace.clone())? })
     }
 }
 

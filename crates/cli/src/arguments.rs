@@ -349,10 +349,16 @@ pub(crate) struct CommonOptions {
     /// Leave the microVM running at the end, and say its id
     #[arg(long)]
     pub(crate) keep_vm: bool,
-    /// Go on with this session of the sandbox
+    /// Files of the project that are larger stay behind (1g) [default: 100m in a microVM]
+    #[arg(long, value_name = "SIZE", value_parser = parse_memory)]
+    pub(crate) max_file: Option<Mebibytes>,
+    /// How much of the project may go into a microVM (4g) [default: 2g]
+    #[arg(long, value_name = "SIZE", value_parser = parse_memory)]
+    pub(crate) max_project: Option<Mebibytes>,
+    /// Go on with this session
     #[arg(long, value_name = "ID", conflicts_with = "fresh")]
     pub(crate) session: Option<String>,
-    /// Begin a new session of the sandbox, rather than going on with the last one
+    /// Begin a new session, rather than going on with the last one
     #[arg(long)]
     pub(crate) fresh: bool,
     /// Show commands this file of the project though it holds secrets
@@ -504,6 +510,8 @@ impl CommonOptions {
             memory: after.memory.or(self.memory),
             image: after.image.or(self.image),
             keep_vm: self.keep_vm || after.keep_vm,
+            max_file: after.max_file.or(self.max_file),
+            max_project: after.max_project.or(self.max_project),
             session: after.session.or(self.session),
             fresh: self.fresh || after.fresh,
             include: self.include.into_iter().chain(after.include).collect(),

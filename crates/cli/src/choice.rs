@@ -51,6 +51,11 @@ pub(crate) struct AddedChoice {
 #[derive(Debug, Clone)]
 pub(crate) struct TensorlakeChoice {
     pub(crate) config: TensorlakeConfig,
+    pub(crate) session: Option<String>,
+    pub(crate) fresh: bool,
+    pub(crate) include: Vec<PathBuf>,
+    pub(crate) max_file_bytes: Option<u64>,
+    pub(crate) max_project_bytes: Option<u64>,
     key_from: KeyFrom,
 }
 
@@ -228,19 +233,15 @@ fn of_microvms(options: &CommonOptions) -> Option<&'static str> {
         (options.tensorlake_url.is_some(), "--tensorlake-url"),
         (options.image.is_some(), "--image"),
         (options.keep_vm, "--keep-vm"),
+        (options.max_file.is_some(), "--max-file"),
+        (options.max_project.is_some(), "--max-project"),
     ];
     given.into_iter().find(|(given, _)| *given).map(|(_, option)| option)
 }
 
 /// Options that only the sandbox has.
 fn of_sandbox(options: &CommonOptions) -> Option<&'static str> {
-    let given = [
-        (options.session.is_some(), "--session"),
-        (options.fresh, "--fresh"),
-        (!options.include.is_empty(), "--include"),
-        (!options.add_dir.is_empty(), "--add-dir"),
-    ];
-    given.into_iter().find(|(given, _)| *given).map(|(_, option)| option)
+    (!options.add_dir.is_empty()).then_some("--add-dir")
 }
 
 /// Options of both.
@@ -249,6 +250,9 @@ fn of_isolation(options: &CommonOptions) -> Option<&'static str> {
         (options.network.is_some(), "--network"),
         (options.cpus.is_some(), "--cpus"),
         (options.memory.is_some(), "--memory"),
+        (options.session.is_some(), "--session"),
+        (options.fresh, "--fresh"),
+        (!options.include.is_empty(), "--include"),
     ];
     given.into_iter().find(|(given, _)| *given).map(|(_, option)| option)
 }
@@ -332,7 +336,16 @@ fn tensorlake(
         resources.memory_mb = memory;
     }
     config.resources = resources;
-    Ok(Choice::Tensorlake(Box::new(TensorlakeChoice { config, key_from })))
+    let bytes = |size: Option<Mebibytes>| size.map(|Mebibytes(size)| size * 1024 * 1024);
+    Ok(Choice::Tensorlake(Box::new(TensorlakeChoice {
+        config,
+        session: options.session.clone(),
+        fresh: options.fresh,
+        include: options.include.clone(),
+        max_file_bytes: bytes(options.max_file),
+        max_project_bytes: bytes(options.max_project),
+        key_from,
+    })))
 }
 
 /// Reads a key from a file.
@@ -353,7 +366,7 @@ impl Choice {
     pub(crate) fn banner(&self) -> String {
         match self {
             Self::Tensorlake(choice) => {
-                let TensorlakeChoice { config, key_from } = &**choice;
+                let TensorlakeChoice { config, key_from, .. } = &**choice;
                 let Resources { cpus, memory_mb, .. } = config.resources;
                 let key = match key_from {
                     KeyFrom::CommandLine => "key from the command line",
@@ -383,10 +396,6 @@ impl Choice {
             warnings.push("directories added with :rw are changed at once, without review");
         }
         if let Self::Tensorlake(choice) = self {
-            warnings.push(
-                "the project's files are not brought into the microVM yet: its workspace is an empty \
-                 directory, and what is written there is lost at the end",
-            );
             if choice.config.is_unencrypted() {
                 warnings.push("the key goes to this address without encryption (http)");
             }

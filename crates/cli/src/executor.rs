@@ -10,7 +10,7 @@ use forge_api::{
     AddedAccess, AddedDirectory, Network, SandboxConfig, SandboxLimits, SessionChoice, SessionId,
     SessionStore, TOOLCHAIN_VARIABLES,
 };
-use forge_api::{EnvironmentVariable, ExecutorConfig, LocalOptions};
+use forge_api::{EnvironmentVariable, ExecutorConfig, LocalOptions, ProjectOptions};
 
 #[cfg(target_os = "linux")]
 use crate::arguments::NetworkName;
@@ -19,6 +19,7 @@ use crate::choice::Choice;
 use crate::choice::ChoiceError;
 #[cfg(target_os = "linux")]
 use crate::choice::SandboxChoice;
+use crate::choice::TensorlakeChoice;
 use crate::failure::Failure;
 #[cfg(target_os = "linux")]
 use crate::git;
@@ -48,6 +49,31 @@ pub(crate) fn config(
         }
         Choice::Local => ExecutorConfig::Local(LocalOptions::new(environment)),
     })
+}
+
+/// What of the project goes into a microVM.
+///
+/// # Errors
+/// The session that was asked for is not there, or there is no place to keep sessions.
+pub(crate) fn project(choice: &TensorlakeChoice) -> Result<ProjectOptions, Failure> {
+    let mut project = ProjectOptions::default().include(choice.include.clone());
+    if let Some(bytes) = choice.max_file_bytes {
+        project = project.max_file_bytes(bytes);
+    }
+    if let Some(bytes) = choice.max_project_bytes {
+        project = project.max_total_bytes(bytes);
+    }
+    #[cfg(target_os = "linux")]
+    {
+        project = project.session(match &choice.session {
+            Some(text) => {
+                SessionChoice::Named(SessionStore::new(store_directory()?).resolve(text)?)
+            }
+            None if choice.fresh => SessionChoice::Fresh,
+            None => SessionChoice::Continue,
+        });
+    }
+    Ok(project)
 }
 
 #[cfg(target_os = "linux")]

@@ -115,7 +115,8 @@ impl Failure {
             Self::Session(error) => match error {
                 SessionError::NotFound { .. }
                 | SessionError::Ambiguous { .. }
-                | SessionError::OtherWorkspace { .. } => Conclusion::WrongUsage,
+                | SessionError::OtherWorkspace { .. }
+                | SessionError::InMemory { .. } => Conclusion::WrongUsage,
                 SessionError::Busy { .. }
                 | SessionError::Newer { .. }
                 | SessionError::Damaged { .. }
@@ -239,6 +240,9 @@ fn session_hint(error: &SessionError) -> Option<String> {
         }
         SessionError::Unsafe { path, .. } => {
             Some(format!("chmod 700 {}, or name another with FORGE_STATE_DIR", path.display()))
+        }
+        SessionError::InMemory { .. } => {
+            Some("use it with --sandbox, or begin another with --fresh".to_owned())
         }
         SessionError::Damaged { .. } | SessionError::Io { .. } => None,
     }

@@ -131,6 +131,9 @@ impl Settings {
         let mut config = ForgeConfig::new(&self.directory, executor);
         config.home = variables::absolute_path("HOME");
         config.state_directory = state_directory();
+        if let Choice::Tensorlake(choice) = &self.choice {
+            config.project = Some(executor::project(choice)?);
+        }
         Ok(config)
     }
 

@@ -24,6 +24,7 @@ mod output;
 mod returned;
 mod review;
 mod search;
+mod secrets;
 mod source;
 mod terminal;
 mod variables;
@@ -67,6 +68,7 @@ pub use review::{
 pub use search::{
     CaseSensitivity, IgnoreRules, Search, SearchError, SearchMatch, SearchOutcome, SearchQuery,
 };
+pub use secrets::{Secrecy, SecretSigns, holds_login, is_secret_directory, secrecy};
 pub use source::{
     LeftOut, LeftOutReason, SourceEntry, SourceError, SourceListing, SourcePath, SourceStamp,
     WorkspaceSource,

@@ -6,10 +6,10 @@
 use std::ffi::OsStr;
 use std::io::{self, Read};
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use forge_domain::{Secrecy, holds_login, is_secret_directory, secrecy};
 use rustix::fs::{FileType, Mode, OFlags};
 
 use crate::beneath;
@@ -80,51 +80,12 @@ fn is_included(path: &Path, include: &[PathBuf]) -> bool {
     include.iter().any(|included| path.starts_with(included))
 }
 
-fn is_secret_directory(path: &Path) -> bool {
-    const NAMES: [&str; 5] = [".ssh", ".aws", ".gnupg", ".kube", ".azure"];
-    let named = |name: &str| path.file_name().is_some_and(|own| own == name);
-    NAMES.into_iter().any(named) || path.ends_with(".config/gcloud")
-}
-
 fn is_secret(directory: &OwnedFd, parent: &Path, name: &OsStr) -> bool {
-    let bytes = name.as_bytes();
-    let holds = |words: &[&str]| contents_hold(directory, name, words);
-    let ends = |endings: &[&str]| endings.iter().any(|ending| bytes.ends_with(ending.as_bytes()));
-    match bytes {
-        b".env" | b".netrc" | b"_netrc" | b".pypirc" | b".git-credentials" | b".pgpass"
-        | b".my.cnf" | b".htpasswd" | b".vault-token" => true,
-        b"id_rsa" | b"id_dsa" | b"id_ecdsa" | b"id_ed25519" | b"id_ecdsa_sk" | b"id_ed25519_sk" => {
-            true
-        }
-        b"config.json" => parent.ends_with(".docker"),
-        b".npmrc" | b".yarnrc.yml" | b".yarnrc" | b"pip.conf" => {
-            holds(&["_authToken", "_auth=", "_password", "npmAuthToken"])
-                || holds_login(directory, name)
-        }
-        b"credentials.json" => holds(&["private_key", "client_secret"]),
-        _ if bytes.starts_with(b".env.") => {
-            !ends(&[".example", ".sample", ".template", ".dist", ".defaults"])
-        }
-        _ if ends(&[".p12", ".pfx", ".jks", ".keystore", ".ppk", ".kdbx"]) => true,
-        _ if ends(&[".pem", ".key"]) => holds(&["PRIVATE KEY-----"]),
-        _ if bytes.starts_with(b"service-account") && ends(&[".json"]) => holds(&["private_key"]),
-        _ => false,
+    match secrecy(&parent.join(name)) {
+        Secrecy::Open => false,
+        Secrecy::Secret => true,
+        Secrecy::Perhaps(signs) => signs.are_in(&beginning(directory, name)),
     }
-}
-
-fn contents_hold(directory: &OwnedFd, name: &OsStr, words: &[&str]) -> bool {
-    let text = beginning(directory, name);
-    words.iter().any(|word| text.windows(word.len()).any(|part| part == word.as_bytes()))
-}
-
-/// Whether an address with a user and a password is in it: `://user:password@`.
-fn holds_login(directory: &OwnedFd, name: &OsStr) -> bool {
-    let text = beginning(directory, name);
-    let text = String::from_utf8_lossy(&text);
-    text.split("://").skip(1).any(|rest| {
-        let authority = rest.split(['/', ' ', '\n', '"', '\'']).next().unwrap_or_default();
-        authority.split_once('@').is_some_and(|(login, _)| login.contains(':'))
-    })
 }
 
 fn beginning(directory: &OwnedFd, name: &OsStr) -> Vec<u8> {
@@ -148,7 +109,7 @@ pub(crate) fn file_holds_login(path: &Path) -> bool {
         let key = key.trim().trim_matches(['"', '\'']).to_ascii_lowercase();
         ["token", "password", "secret", "_auth"].iter().any(|word| key.ends_with(word))
     });
-    assigns || holds_login(&directory, name)
+    assigns || holds_login(&text)
 }
 
 #[cfg(test)]

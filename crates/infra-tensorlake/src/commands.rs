@@ -131,6 +131,7 @@ impl Plan {
             home: &inner.workspace.working_directory,
             directory: &self.directory,
             scratch: &inner.scratch,
+            mark: inner.project_mark(),
             variables: &self.variables,
             argv: &self.argv,
             delivery,
@@ -326,7 +327,7 @@ async fn begin(inner: &Inner, plan: &Plan) -> Result<Running, CommandError> {
     }
 }
 
-/// Makes the workspace as root, for the sandbox's own user, which could not.
+/// Makes the workspace as root, for the sandbox's own user, which could not, and brings the project into it.
 pub(crate) async fn make_workspace(
     inner: &Inner,
     guest: &Guest,
@@ -341,7 +342,7 @@ pub(crate) async fn make_workspace(
     let text = format!("mkdir -p -- {owned} && chown -- {user}:{group} {owned}");
     let made = guest.script(&Script::new(text, []).by_user("root")).await;
     match made {
-        Ok(output) if output.status == 0 => Ok(()),
+        Ok(output) if output.status == 0 => inner.bring_in(guest).await,
         Ok(output) => Err(unavailable(format!(
             "the workspace {} cannot be made in the sandbox: {}",
             root.display(),

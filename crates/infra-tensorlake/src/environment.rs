@@ -4,7 +4,7 @@
 //! creation goes on in a task of its own, so that a caller who gives up does not lose the answer.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
@@ -21,6 +21,7 @@ use tracing::{info, warn};
 use crate::address::Lifecycle;
 use crate::background::BackgroundTable;
 use crate::bring_back::BringBack;
+use crate::bring_in::{BringIn, PROJECT_MARK};
 use crate::client::Client;
 use crate::config::{ConfigError, TensorlakeConfig};
 use crate::description::Facts;
@@ -61,7 +62,10 @@ pub(crate) struct Inner {
     pub(crate) calls: Arc<RwLock<()>>,
     pub(crate) background: Mutex<BackgroundTable>,
     pub(crate) facts: OnceCell<Facts>,
+    pub(crate) bring_in: BringIn,
     pub(crate) bring_back: BringBack,
+    /// The file that says that the project is in the workspace, where one is to be.
+    mark: Option<PathBuf>,
     /// Whether the sandbox is left running though that was not asked for.
     keep_after_all: AtomicBool,
     lifecycle: Lifecycle,
@@ -115,6 +119,7 @@ impl TensorlakeEnvironment {
         let lifecycle = config.lifecycle()?;
         let client = Client::new(&config, &lifecycle)?;
         let scratch = config.scratch_parent.join(format!("forge-{}", random_name()));
+        let mark = config.source.is_some().then(|| scratch.join(PROJECT_MARK));
         Ok(Self {
             inner: Arc::new(Inner {
                 client,
@@ -125,7 +130,9 @@ impl TensorlakeEnvironment {
                 calls: Arc::default(),
                 background: Mutex::default(),
                 facts: OnceCell::new(),
+                bring_in: BringIn::default(),
                 bring_back: BringBack::default(),
+                mark,
                 keep_after_all: AtomicBool::new(false),
                 lifecycle,
                 state: AsyncMutex::default(),
@@ -183,6 +190,10 @@ impl fmt::Debug for TensorlakeEnvironment {
 }
 
 impl Inner {
+    pub(crate) fn project_mark(&self) -> Option<&Path> {
+        self.mark.as_deref()
+    }
+
     fn is_kept(&self) -> bool {
         self.config.keep || self.keep_after_all.load(Ordering::Relaxed)
     }

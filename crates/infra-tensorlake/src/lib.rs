@@ -11,6 +11,7 @@
 mod address;
 mod background;
 mod bring_back;
+mod bring_in;
 mod client;
 mod commands;
 mod config;

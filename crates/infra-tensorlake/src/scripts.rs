@@ -13,7 +13,7 @@ use crate::commands::make_workspace;
 use crate::environment::{Inner, random_name};
 use crate::failure::{RequestError, unavailable};
 use crate::guest::files::BOUNDS;
-use crate::guest::{Purpose, enter, signal_marked_text, signal_text, word, words};
+use crate::guest::{Purpose, check_mark, enter, signal_marked_text, signal_text, word, words};
 use crate::lifecycle::Ready;
 use crate::process::{Launch, Process, ProcessEnd, ProcessEvent, Replay};
 use crate::retry::Repeatable;
@@ -227,9 +227,10 @@ impl Inner {
     ) -> Result<ScriptOutput, EnvironmentError> {
         let WorkspaceLocation { root: workspace, working_directory } = &self.workspace;
         let [root, scratch] = [workspace, &self.scratch].map(|path| word(path.as_os_str()));
+        let mark = check_mark(self.project_mark());
         let enter = enter(workspace, working_directory, &self.scratch, working_directory);
         let text = format!(
-            "say() {{ echo \"cannot enter: $*\"; }}\n{enter}\
+            "say() {{ echo \"cannot enter: $*\"; }}\n{mark}{enter}\
              cd -P -- {scratch} && K=$PWD; cd -P -- {root} && W=$PWD\n{BOUNDS}{text}"
         );
         let script = script(text);

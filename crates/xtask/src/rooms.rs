@@ -25,6 +25,7 @@ const ADAPTERS: &[&str] = &[
     "forge-infra-sandbox",
     "forge-infra-store",
     "forge-infra-tensorlake",
+    "forge-infra-workspace",
 ];
 const TEST_ONLY: &[&str] = &[
     "forge-conformance",
@@ -62,6 +63,10 @@ const ROOMS: &[(Room, &[&[&str]])] = &[
         &[HTTP, TEST_ONLY],
     ),
     (Room { package: "forge-infra-tensorlake", never: &["forge-app", "forge-api"] }, &[TEST_ONLY]),
+    (
+        Room { package: "forge-infra-workspace", never: &["forge-app", "forge-api"] },
+        &[RUNTIMES, HTTP, TEST_ONLY],
+    ),
     (
         Room {
             package: "forge-sandboxd",

@@ -55,6 +55,14 @@ pub enum SessionError {
         /// What is wrong.
         reason: String,
     },
+    /// What it holds is in memory while it is used, which only the sandbox can.
+    #[error(
+        "session {id} can only be gone on with in the sandbox: what it holds is kept in an archive"
+    )]
+    InMemory {
+        /// Which.
+        id: SessionId,
+    },
     /// Others could change what is in the state directory.
     #[error("the state directory {} is not safe: {reason}", path.display())]
     Unsafe {

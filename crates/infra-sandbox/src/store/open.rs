@@ -403,7 +403,8 @@ impl OpenSession {
     }
 
     /// Whether its layers are in archives, and so in memory while they are used.
-    pub(crate) fn has_archives(&self) -> bool {
+    #[must_use]
+    pub fn has_archives(&self) -> bool {
         ARCHIVES.iter().any(|name| self.directory.join(name).exists())
     }
 

@@ -23,7 +23,7 @@ use crate::environment::{Inner, TensorlakeEnvironment};
 use crate::failure::{RequestError, unavailable};
 use crate::guest::word;
 use crate::retry::Repeatable;
-use crate::scripts::Script;
+use crate::scripts::{Guest, Script, ScriptOutput};
 
 /// Names that go along with the request itself.
 const MAX_INLINE_BYTES: usize = 64 * 1024;
@@ -61,8 +61,14 @@ impl TensorlakeEnvironment {
 
 impl Inner {
     /// Notes what the guest's tree is now, right after the project was brought in.
-    pub(crate) async fn begin_bring_back(&self) -> Result<(), EnvironmentError> {
-        let tree = self.list_tree("settle").await?;
+    pub(crate) async fn begin_bring_back(&self, guest: &Guest) -> Result<(), EnvironmentError> {
+        let [scratch, root] =
+            [&guest.scratch, &self.workspace.root].map(|path| word(path.as_os_str()));
+        let text =
+            format!("LC_ALL=C K={scratch} W={root}\nexport LC_ALL\nset -- settle\n{LIST_TREE}");
+        let output = guest.script(&Script::new(text, [])).await;
+        let output = output.map_err(|error| error.in_environment(LISTING))?;
+        let tree = read_tree(&output).await?;
         let known = Known { begun: tree.paths, kept: BTreeMap::new() };
         *self.bring_back.0.lock().await = Some(known);
         Ok(())
@@ -74,7 +80,7 @@ impl Inner {
     ) -> Result<Option<NotReturned>, EnvironmentError> {
         let mut known = self.bring_back.0.lock().await;
         let Some(known) = &mut *known else { return Ok(None) };
-        let tree = self.list_tree("").await?;
+        let tree = self.list_tree().await?;
         let found = Difference::of(known, &tree);
         let not_returned =
             NotReturned { ignored_files: found.ignored_files, left: found.left.clone() };
@@ -121,15 +127,10 @@ impl Inner {
         Ok(Some(not_returned))
     }
 
-    async fn list_tree(&self, settle: &str) -> Result<GuestTree, EnvironmentError> {
-        let text = format!("set -- '{settle}'\n{LIST_TREE}");
+    async fn list_tree(&self) -> Result<GuestTree, EnvironmentError> {
+        let text = format!("set --\n{LIST_TREE}");
         let output = self.entered(LISTING, &text, |text| Script::new(text, [])).await?;
-        let (kind, bytes) = packed(&output.lines, &output.complaint, "ok ")?;
-        let read = tokio::task::spawn_blocking(move || {
-            GuestTree::read(unpacked(kind, &*bytes).take(MAX_LIST_BYTES))
-        });
-        let read = read.await.map_err(|_| unavailable("the list was cut off".to_owned()))?;
-        read.map_err(|error| unavailable(error.to_string()))
+        read_tree(&output).await
     }
 
     /// An archive of these files, in a file of ours without a name or in memory.
@@ -196,6 +197,15 @@ impl Inner {
         })
         .await
     }
+}
+
+async fn read_tree(output: &ScriptOutput) -> Result<GuestTree, EnvironmentError> {
+    let (kind, bytes) = packed(&output.lines, &output.complaint, "ok ")?;
+    let read = tokio::task::spawn_blocking(move || {
+        GuestTree::read(unpacked(kind, &*bytes).take(MAX_LIST_BYTES))
+    });
+    let read = read.await.map_err(|_| unavailable("the list was cut off".to_owned()))?;
+    read.map_err(|error| unavailable(error.to_string()))
 }
 
 /// How bytes are packed on their way.

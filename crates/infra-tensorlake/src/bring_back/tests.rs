@@ -74,7 +74,9 @@ impl Guest {
         let environment = TensorlakeEnvironment::new(config, workspace).unwrap();
         let guest = Self { _server: server, environment, project };
         guest.run(setup).await;
-        guest.environment.inner.begin_bring_back().await.unwrap();
+        let inner = &guest.environment.inner;
+        let handle = inner.guest(inner.ready().await.unwrap());
+        inner.begin_bring_back(&handle).await.unwrap();
         guest
     }
 

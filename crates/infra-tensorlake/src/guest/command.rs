@@ -46,6 +46,8 @@ pub(crate) struct CommandText<'a> {
     pub(crate) directory: &'a Path,
     /// Where the text keeps its own files; made where it is missing.
     pub(crate) scratch: &'a Path,
+    /// Without this file nothing is done in the workspace: it is not whole.
+    pub(crate) mark: Option<&'a Path>,
     /// `NAME=value`.
     pub(crate) variables: &'a [OsString],
     /// Program and arguments.
@@ -223,6 +225,7 @@ fn preamble(command: &CommandText<'_>) -> (String, Vec<String>) {
         word(command.scratch.as_os_str()),
         path.as_deref().unwrap_or("$PATH"),
     ));
+    text.push_str(&check_mark(command.mark));
     text.push_str(&enter(command.workspace, command.home, command.scratch, command.directory));
     text.push_str(LOOK_UP);
     (text, arguments)
@@ -280,6 +283,14 @@ pub(crate) fn enter(workspace: &Path, home: &Path, scratch: &Path, directory: &P
          elif [ -e {directory} ]; then say directory file\n\
          else say directory missing; fi\nexit 0; }}\n"
     )
+}
+
+/// Says that the workspace has to be made where a file is missing.
+pub(crate) fn check_mark(mark: Option<&Path>) -> String {
+    mark.map_or_else(String::new, |mark| {
+        let mark = word(mark.as_os_str());
+        format!("[ -e {mark} ] || {{ say workspace $(id -u):$(id -g); exit 0; }}\n")
+    })
 }
 
 /// What a signal is for.

@@ -9,7 +9,7 @@ mod heard;
 mod words;
 
 pub(crate) use command::{
-    CommandText, Delivery, Input, MARK, Purpose, command_text, enter, shell_argv,
+    CommandText, Delivery, Input, MARK, Purpose, check_mark, command_text, enter, shell_argv,
     signal_marked_text, signal_text, terminal_text,
 };
 pub(crate) use heard::{Heard, Listener, Refusal, refusal};

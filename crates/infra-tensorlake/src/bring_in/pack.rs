@@ -1,0 +1,169 @@
+//! An archive of what goes into the guest.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use bytes::{Bytes, BytesMut};
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use forge_domain::{SourceEntry, SourcePath, WorkspaceSource};
+use ring::digest::{Context, SHA256};
+use tar::{Builder, EntryType, Header};
+use tokio::sync::mpsc;
+
+use crate::upload::UPLOAD_PIECE_BYTES;
+
+/// What went into an archive.
+#[derive(Debug, Default)]
+pub(crate) struct Packed {
+    /// What is in it.
+    pub(crate) sent: BTreeMap<PathBuf, SourcePath>,
+    /// What was listed and is not there any more, or cannot be read.
+    pub(crate) missed: Vec<PathBuf>,
+    /// What was another version when it had been read: it is to be sent again.
+    pub(crate) changed: Vec<PathBuf>,
+    /// The SHA-256 hash of the archive, in hexadecimal digits.
+    pub(crate) hash: String,
+}
+
+/// Packs these paths in their order, and sends the archive in pieces, each as large as is sent at once. It blocks.
+///
+/// # Errors
+/// Nobody takes the pieces any more.
+pub(crate) fn pack(
+    source: &dyn WorkspaceSource,
+    paths: Vec<SourcePath>,
+    is_compressed: bool,
+    pieces: mpsc::Sender<Bytes>,
+) -> io::Result<Packed> {
+    let pieces = Pieces { to: pieces, waiting: BytesMut::new(), hash: Context::new(&SHA256) };
+    let level = if is_compressed { Compression::fast() } else { Compression::none() };
+    let mut builder = Builder::new(GzEncoder::new(pieces, level));
+    let mut packed = Packed::default();
+    for one in paths {
+        match append(&mut builder, source, &one)? {
+            Appended::Missed => packed.missed.push(one.path),
+            Appended::AsListed => drop(packed.sent.insert(one.path.clone(), one)),
+            Appended::Changed => {
+                packed.changed.push(one.path.clone());
+                packed.sent.insert(one.path.clone(), one);
+            }
+        }
+    }
+    let pieces = builder.into_inner()?.finish()?;
+    packed.hash = pieces.finish()?;
+    Ok(packed)
+}
+
+enum Appended {
+    AsListed,
+    Changed,
+    Missed,
+}
+
+fn append<W: Write>(
+    builder: &mut Builder<W>,
+    source: &dyn WorkspaceSource,
+    one: &SourcePath,
+) -> io::Result<Appended> {
+    let mut header = Header::new_gnu();
+    header.set_mtime(0);
+    match &one.entry {
+        SourceEntry::Directory { mode } => {
+            header.set_entry_type(EntryType::Directory);
+            header.set_mode(*mode);
+            header.set_size(0);
+            builder.append_data(&mut header, inside(&one.path), io::empty())?;
+        }
+        SourceEntry::Symlink { target } => {
+            header.set_entry_type(EntryType::Symlink);
+            header.set_mode(0o777);
+            header.set_size(0);
+            builder.append_link(&mut header, inside(&one.path), target)?;
+        }
+        SourceEntry::File { size_bytes, mode } => {
+            let Ok(file) = source.open(&one.path) else { return Ok(Appended::Missed) };
+            header.set_entry_type(EntryType::Regular);
+            header.set_mode(*mode);
+            header.set_size(*size_bytes);
+            let mut exact = Exact { file, left: *size_bytes, is_short: false };
+            builder.append_data(&mut header, inside(&one.path), &mut exact)?;
+            let is_short = exact.is_short;
+            let now = source.look(&one.path).ok().flatten();
+            if is_short || now.is_none_or(|now| now.stamp != one.stamp) {
+                return Ok(Appended::Changed);
+            }
+        }
+    }
+    Ok(Appended::AsListed)
+}
+
+/// Behind `./`, so that no name is taken for an option.
+fn inside(path: &Path) -> PathBuf {
+    Path::new(".").join(path)
+}
+
+/// Exactly so many bytes, whatever has become of the file: zeros stand for what is missing.
+struct Exact {
+    file: Box<dyn Read + Send>,
+    left: u64,
+    is_short: bool,
+}
+
+impl Read for Exact {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len());
+        if most == 0 {
+            return Ok(0);
+        }
+        let read = match self.is_short {
+            true => 0,
+            // What cannot be read to its end is sent again, and said if that does not help.
+            false => self.file.read(&mut buffer[..most]).unwrap_or(0),
+        };
+        if read == 0 {
+            self.is_short = true;
+            buffer[..most].fill(0);
+        }
+        let given = if read == 0 { most } else { read };
+        self.left -= given as u64;
+        Ok(given)
+    }
+}
+
+/// Cuts what is written to it.
+struct Pieces {
+    to: mpsc::Sender<Bytes>,
+    waiting: BytesMut,
+    hash: Context,
+}
+
+impl Pieces {
+    fn finish(mut self) -> io::Result<String> {
+        self.flush()?;
+        let digits = self.hash.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        Ok(digits)
+    }
+}
+
+impl Write for Pieces {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let room = UPLOAD_PIECE_BYTES - self.waiting.len();
+        let taken = &bytes[..bytes.len().min(room)];
+        self.waiting.extend_from_slice(taken);
+        self.hash.update(taken);
+        if self.waiting.len() == UPLOAD_PIECE_BYTES {
+            self.flush()?;
+        }
+        Ok(taken.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.waiting.is_empty() {
+            return Ok(());
+        }
+        let piece = self.waiting.split().freeze();
+        self.to.blocking_send(piece).map_err(|_| io::ErrorKind::BrokenPipe.into())
+    }
+}

@@ -1,0 +1,219 @@
+//! The way in, in its order: list, send, unpack, check, mark.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use forge_domain::{EnvironmentError, LeftOut, SourcePath, WorkspaceSource};
+use tokio::sync::{Mutex as AsyncMutex, mpsc};
+use tracing::{info, warn};
+
+use super::pack::{Packed, pack};
+use crate::environment::Inner;
+use crate::failure::{RequestError, unavailable};
+use crate::guest::word;
+use crate::scripts::{Guest, Script};
+use crate::upload::Upload;
+
+/// In the scratch directory, where the project is whole in the workspace.
+pub(crate) const MARK: &str = "project";
+
+/// So many pieces wait to be sent.
+const WAITING_PIECES: usize = 4;
+/// So often is sent again what changes while it is sent.
+const MAX_ROUNDS: usize = 3;
+
+const OPERATION: &str = "bringing the project in";
+
+/// Empties the workspace `W` where it is ours.
+const BEGIN: &str = r#"cd -P -- "$W" || exit
+if [ -e "$K/begun" ]; then find . -mindepth 1 -maxdepth 1 -exec rm -rf -- {} + || exit
+elif [ -n "$(find . -mindepth 1 ! -type d | head -n 1)" ]; then echo occupied; exit
+else find . -depth -mindepth 1 -type d -exec rmdir -- {} + || exit; fi
+: >"$K/begun" && echo ok
+"#;
+
+/// Joins the pieces that follow, checks them by the hash `$3` and unpacks them in `$2`. `$1` is the scratch directory.
+const UNPACK: &str = r#"K=$1 W=$2 hash=$3
+shift 3
+for tool in tar gzip sha256sum find; do
+  command -v $tool >/dev/null || { echo "lacks $tool"; exit; }
+done
+archive=$(mktemp "$K/in-XXXXXXXXXX") || exit
+trap 'rm -f -- "$archive"' EXIT
+cat -- "$@" >"$archive" || { rm -f -- "$@"; exit; }
+rm -f -- "$@"
+found=$(sha256sum <"$archive") || exit
+[ "${found%% *}" = "$hash" ] || { echo "differs ${found%% *}"; exit; }
+cd -P -- "$W" || exit
+gzip -dc <"$archive" | tar -x -p --no-same-owner -f - || exit
+echo "ok $(find . -mindepth 1 -printf x | wc -c)"
+"#;
+
+/// What was brought in.
+#[derive(Debug, Default)]
+pub(crate) struct BringIn(AsyncMutex<Sent>);
+
+#[derive(Debug, Default)]
+struct Sent {
+    /// The sandbox that has it.
+    sandbox: Option<String>,
+    paths: BTreeMap<PathBuf, SourcePath>,
+    left_out: Vec<LeftOut>,
+}
+
+impl Inner {
+    /// Brings the project into a sandbox's workspace, which is there and empty, unless it is there already. Whoever comes
+    /// meanwhile waits.
+    pub(crate) async fn bring_in(&self, guest: &Guest) -> Result<(), EnvironmentError> {
+        let Some(source) = &self.config.source else { return Ok(()) };
+        let mut sent = self.bring_in.0.lock().await;
+        if sent.sandbox.as_ref() == Some(&guest.ready.id) {
+            return Ok(());
+        }
+        let listing = {
+            let source = Arc::clone(source);
+            tokio::task::spawn_blocking(move || source.list())
+        };
+        let listing = listing.await.map_err(|_| unavailable("it was cut off".to_owned()))?;
+        let listing = listing.map_err(|error| EnvironmentError::Unavailable {
+            environment: forge_domain::EnvironmentKind::Tensorlake,
+            reason: "the project cannot be brought into the sandbox".to_owned(),
+            source: Some(Box::new(error)),
+        })?;
+        info!(
+            paths = listing.paths.len(),
+            bytes = listing.total_bytes,
+            "The project is being brought into the sandbox."
+        );
+        self.begin_bring_in(guest).await?;
+        let expected = listing.paths.len();
+        let packed = self.send(guest, source, listing.paths, Some(expected)).await?;
+        let mut paths = packed.sent;
+        let mut changed = packed.changed;
+        for _ in 1..MAX_ROUNDS {
+            let again = look_again(source, std::mem::take(&mut changed)).await;
+            if again.is_empty() {
+                break;
+            }
+            let packed = self.send(guest, source, again, None).await?;
+            paths.extend(packed.sent);
+            changed = packed.changed;
+        }
+        for path in &changed {
+            warn!(path = %path.display(), "A file changes all the time; what the sandbox has of it may be torn.");
+        }
+        let mark = word(guest.scratch.join(MARK).as_os_str());
+        let directory = word(self.workspace.working_directory.as_os_str());
+        self.begin_bring_back(guest).await?;
+        // The working directory may be one that stays behind.
+        let text = format!("mkdir -p -- {directory} && : >{mark}");
+        let marked = guest.script(&Script::new(text, [])).await;
+        match marked {
+            Ok(output) if output.status == 0 => {}
+            Ok(output) => return Err(self.refused(guest, &output.complaint)),
+            Err(error) => return Err(error.in_environment(OPERATION)),
+        }
+        *sent = Sent { sandbox: Some(guest.ready.id.clone()), paths, left_out: listing.left_out };
+        Ok(())
+    }
+
+    /// Sees to it that the workspace is empty. What an attempt before this one left there goes; what somebody else has there
+    /// does not: a server may run commands on the very machine that it is on.
+    async fn begin_bring_in(&self, guest: &Guest) -> Result<(), EnvironmentError> {
+        let [scratch, root] =
+            [&guest.scratch, &self.workspace.root].map(|path| word(path.as_os_str()));
+        let text = format!("K={scratch} W={root}\n{BEGIN}");
+        let output = guest.script(&Script::new(text, [])).await;
+        let output = output.map_err(|error| error.in_environment(OPERATION))?;
+        match output.lines.first().map(String::as_str) {
+            Some("ok") => Ok(()),
+            Some("occupied") => Err(unavailable(format!(
+                "{} is there already in the sandbox, and something is in it: it is not touched",
+                self.workspace.root.display()
+            ))),
+            _ => Err(self.refused(guest, &output.complaint)),
+        }
+    }
+
+    /// Sends an archive of these paths and unpacks it.
+    async fn send(
+        &self,
+        guest: &Guest,
+        source: &Arc<dyn WorkspaceSource>,
+        paths: Vec<SourcePath>,
+        expected: Option<usize>,
+    ) -> Result<Packed, EnvironmentError> {
+        let failed = |error: RequestError| error.in_environment(OPERATION);
+        let (to, mut pieces) = mpsc::channel::<Bytes>(WAITING_PIECES);
+        let packing = {
+            let source = Arc::clone(source);
+            tokio::task::spawn_blocking(move || pack(&*source, paths, true, to))
+        };
+        let mut upload = Upload::new(guest.clone());
+        while let Some(piece) = pieces.recv().await {
+            upload.send(piece).await.map_err(failed)?;
+        }
+        let packed = packing.await.map_err(|_| unavailable("it was cut off".to_owned()))?;
+        let packed = packed.map_err(|error| unavailable(error.to_string()))?;
+        let arguments =
+            [guest.scratch.clone(), self.workspace.root.clone(), packed.hash.clone().into()];
+        let words: Vec<String> = arguments
+            .iter()
+            .cloned()
+            .chain(upload.pieces())
+            .map(|path| word(path.as_os_str()))
+            .collect();
+        let text = format!("set -- {}\n{UNPACK}", words.join(" "));
+        // Its pieces are gone once they were joined.
+        let output = guest.script(&Script::new(text, []).once()).await.map_err(failed)?;
+        let first = output.lines.first().map(String::as_str).unwrap_or_default();
+        if let Some(tool) = first.strip_prefix("lacks ") {
+            return Err(unavailable(format!(
+                "its image has no {tool}, which bringing the project in needs"
+            )));
+        }
+        if first.starts_with("differs ") {
+            return Err(unavailable(
+                "what arrived in the sandbox is not what was sent: its hash is another".to_owned(),
+            ));
+        }
+        let count = first.strip_prefix("ok ").and_then(|count| count.trim().parse::<usize>().ok());
+        let Some(count) = count.filter(|_| output.status == 0) else {
+            return Err(self.refused(guest, &output.complaint));
+        };
+        let expected = expected.map(|expected| expected - packed.missed.len());
+        match expected {
+            Some(expected) if expected != count => Err(unavailable(format!(
+                "the sandbox unpacked {count} paths of the {expected} that were sent"
+            ))),
+            _ => Ok(packed),
+        }
+    }
+
+    fn refused(&self, guest: &Guest, complaint: &str) -> EnvironmentError {
+        let complaint = complaint.lines().last().unwrap_or("nothing was said");
+        unavailable(format!(
+            "the project cannot be unpacked in the sandbox: {}",
+            guest.client.shown(complaint)
+        ))
+    }
+
+    /// What stayed behind, once the project is there.
+    pub(crate) async fn left_out(&self) -> Vec<LeftOut> {
+        self.bring_in.0.lock().await.left_out.clone()
+    }
+}
+
+/// What these paths are now; what is gone is none.
+async fn look_again(source: &Arc<dyn WorkspaceSource>, paths: Vec<PathBuf>) -> Vec<SourcePath> {
+    if paths.is_empty() {
+        return Vec::new();
+    }
+    let source = Arc::clone(source);
+    let looked = tokio::task::spawn_blocking(move || {
+        paths.iter().filter_map(|path| source.look(path).ok().flatten()).collect()
+    });
+    looked.await.unwrap_or_default()
+}

@@ -1,0 +1,71 @@
+//! What stays behind by the project's own rules: gitignore(5), and `.forgeignore` files in the same language, which go
+//! before.
+
+use std::ffi::OsStr;
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use ignore::Match;
+use ignore::gitignore::{Gitignore, GitignoreBuilder};
+
+use crate::beneath;
+
+/// More of a file with rules is not read.
+const MAX_RULES_BYTES: u64 = 1 << 20;
+
+/// The rules from the root down to one directory.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Rules {
+    /// The deepest last; of each directory, `.forgeignore` and `.gitignore`.
+    levels: Vec<[Option<Gitignore>; 2]>,
+    exclude: Option<Gitignore>,
+}
+
+impl Rules {
+    /// The rules for what is in the root.
+    pub(crate) fn at_the_root(root: &OwnedFd) -> Self {
+        let info = beneath::directory(root, Path::new(".git/info"));
+        let exclude = info.ok().and_then(|info| read(&info, "exclude", Path::new("")));
+        Self { levels: vec![of_directory(root, Path::new(""))], exclude }
+    }
+
+    /// The rules for what is in a directory, from those that hold for itself.
+    pub(crate) fn within(&self, directory: &OwnedFd, path: &Path) -> Self {
+        let mut rules = self.clone();
+        rules.levels.push(of_directory(directory, path));
+        rules
+    }
+
+    /// Whether a path in the directory stays behind.
+    pub(crate) fn leave_out(&self, path: &Path, is_directory: bool) -> bool {
+        let deepest_first =
+            |kind: usize| self.levels.iter().rev().filter_map(move |level| level[kind].as_ref());
+        for rules in deepest_first(0).chain(deepest_first(1)).chain(&self.exclude) {
+            match rules.matched(path, is_directory) {
+                Match::None => {}
+                Match::Ignore(_) => return true,
+                Match::Whitelist(_) => return false,
+            }
+        }
+        false
+    }
+}
+
+fn of_directory(directory: &OwnedFd, path: &Path) -> [Option<Gitignore>; 2] {
+    [".forgeignore", ".gitignore"].map(|name| read(directory, name, path))
+}
+
+fn read(directory: &OwnedFd, name: &str, path: &Path) -> Option<Gitignore> {
+    let file = beneath::file(directory, OsStr::new(name)).ok()?;
+    let mut bytes = Vec::new();
+    file.take(MAX_RULES_BYTES).read_to_end(&mut bytes).ok()?;
+    let text = String::from_utf8_lossy(&bytes);
+    let mut builder = GitignoreBuilder::new(PathBuf::from(path));
+    for line in text.strip_prefix('\u{feff}').unwrap_or(&text).lines() {
+        // A line that cannot be read is passed over, as git does.
+        drop(builder.add_line(None, line));
+    }
+    let rules = builder.build().ok()?;
+    (!rules.is_empty()).then_some(rules)
+}
