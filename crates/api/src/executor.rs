@@ -9,9 +9,9 @@ use forge_domain::{
     BackgroundCommands, BackgroundError, BackgroundId, BackgroundStatus, BackgroundSummary,
     ByteRange, ChangeSet, Changes, ChangesError, CommandError, CommandExit, CommandIo,
     CommandRequest, Commands, Describe, Description, DirectoryEntry, EnvironmentError,
-    EnvironmentKind, FileContents, FileError, FileStat, Files, Lifecycle, OutputOffset, Removal,
-    Search, SearchError, SearchOutcome, SearchQuery, TakenIn, TerminalIo, TerminalSize, Terminals,
-    WorkspaceLocation, WriteOptions,
+    EnvironmentKind, FileContents, FileError, FileStat, Files, LeftOut, Lifecycle, OutputOffset,
+    Removal, Search, SearchError, SearchOutcome, SearchQuery, TakenIn, TerminalIo, TerminalSize,
+    Terminals, WorkspaceLocation, WriteOptions,
 };
 use forge_infra_local::{LocalConfig, LocalEnvironment};
 #[cfg(target_os = "linux")]
@@ -56,6 +56,16 @@ impl Executor {
                 Self::Tensorlake(Microvm::new(config, workspace, state_directory, project)?)
             }
         })
+    }
+
+    /// What of the project stayed behind on this machine, where the environment is elsewhere and was used.
+    pub async fn left_out(&self) -> Vec<LeftOut> {
+        match self {
+            #[cfg(target_os = "linux")]
+            Self::Sandbox(_) => Vec::new(),
+            Self::Local(_) => Vec::new(),
+            Self::Tensorlake(microvm) => microvm.left_out().await,
+        }
     }
 
     /// The id of the environment where it is not on this machine, once it has one.

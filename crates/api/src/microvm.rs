@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use forge_domain::{
     BackgroundCommands, BoxedError, ChangeSet, Changes, ChangesError, Entry, EnvironmentError,
-    EnvironmentKind, Lifecycle, NotReturned, OutputOffset, ReturnKeeper, Returned, ReturnedOrigin,
-    SourceEntry, SourceError, SourceListing, SourcePath, SourceStamp, TakenIn, WorkspaceLocation,
-    WorkspaceSource,
+    EnvironmentKind, LeftOut, Lifecycle, NotReturned, OutputOffset, ReturnKeeper, Returned,
+    ReturnedOrigin, SourceEntry, SourceError, SourceListing, SourcePath, SourceStamp, TakenIn,
+    WorkspaceLocation, WorkspaceSource,
 };
 use forge_infra_sandbox::{
     OpenSession, Receiver, SessionChoice, SessionEnd, SessionError, SessionLayers, SessionMedium,
@@ -95,6 +95,11 @@ impl Microvm {
             kept = Some(made);
         }
         Ok(Self { guest: TensorlakeEnvironment::new(config, workspace.clone())?, kept })
+    }
+
+    /// What of the project stayed behind, once it was brought in.
+    pub(crate) async fn left_out(&self) -> Vec<LeftOut> {
+        self.guest.left_out().await
     }
 
     /// The session on this machine, once there is one.
@@ -305,7 +310,9 @@ fn hold(layers: SessionLayers, listing: &mut SourceListing) -> io::Result<Held> 
 
 /// Of what a session holds there is one version for as long as nothing runs in it here.
 fn held_path(path: &Path, entry: SourceEntry) -> SourcePath {
-    SourcePath { path: path.to_path_buf(), entry, stamp: SourceStamp::new(0) }
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let modified_seconds = now.as_secs();
+    SourcePath { path: path.to_path_buf(), entry, modified_seconds, stamp: SourceStamp::new(0) }
 }
 
 impl ReturnKeeper for SessionKeeper {

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use forge_domain::{
-    ChangeSet, Changes, ChangesError, EnvironmentError, Lifecycle, TakenIn, WorkspaceLocation,
+    ChangeSet, Changes, ChangesError, EnvironmentError, LeftOut, Lifecycle, TakenIn,
+    WorkspaceLocation,
 };
 use forge_infra_tensorlake::{ConfigError, TensorlakeConfig, TensorlakeEnvironment};
 
@@ -18,6 +19,11 @@ pub struct Microvm {
 }
 
 impl Microvm {
+    /// What of the project stayed behind, once it was brought in.
+    pub(crate) async fn left_out(&self) -> Vec<LeftOut> {
+        self.guest.left_out().await
+    }
+
     pub(crate) fn new(
         config: &TensorlakeConfig,
         workspace: &WorkspaceLocation,

@@ -1,6 +1,6 @@
 //! The end of an environment, whatever came before it.
 
-use forge_api::{ForgeAPI, OutputStream, Signal};
+use forge_api::{ForgeAPI, LeftOut, LeftOutReason, OutputStream, Signal};
 #[cfg(target_os = "linux")]
 use forge_api::{SessionId, SessionOrigin, SessionStore, StoredSummary};
 
@@ -100,7 +100,11 @@ pub(crate) struct Closing<'a> {
 pub(crate) async fn close(api: &ForgeAPI, closing: Closing<'_>, signals: &mut Signals) -> Closed {
     let Closing { choice, end, paint, .. } = closing;
     let mut done = Closed::default();
+    let left_out = api.executor().left_out().await;
     let closed = api.close().await;
+    if let Some(said) = said_of(&left_out) {
+        failure::note(&said, paint);
+    }
     if choice.is_kept()
         && let Some(id) = api.executor().remote_id()
     {
@@ -140,6 +144,28 @@ pub(crate) async fn close(api: &ForgeAPI, closing: Closing<'_>, signals: &mut Si
         failure::warn(&Failure::from(error).message(), paint);
     }
     done
+}
+
+/// What stayed on this machine though somebody may miss it, in words.
+fn said_of(left_out: &[LeftOut]) -> Option<String> {
+    let missed = |left: &&LeftOut| left.reason != LeftOutReason::Ignored;
+    let mut by_reason = std::collections::BTreeMap::<LeftOutReason, Vec<&LeftOut>>::new();
+    for left in left_out.iter().filter(missed) {
+        by_reason.entry(left.reason).or_default().push(left);
+    }
+    let reasons: Vec<String> = by_reason
+        .iter()
+        .map(|(reason, all)| match &all[..] {
+            [one] => format!("{} ({reason})", one.path.display()),
+            [first, ..] => {
+                format!("{} and {} more ({reason})", first.path.display(), all.len() - 1)
+            }
+            [] => String::new(),
+        })
+        .collect();
+    (!reasons.is_empty()).then(|| {
+        format!("not brought into the microVM: {}; --include and --max-file do", reasons.join(", "))
+    })
 }
 
 /// The commits of a session that wait, in words.

@@ -48,6 +48,8 @@ pub struct SourcePath {
     pub path: PathBuf,
     /// What stands there.
     pub entry: SourceEntry,
+    /// When it was last written to, in seconds since 1970.
+    pub modified_seconds: u64,
     /// Which version of it.
     pub stamp: SourceStamp,
 }

@@ -1,14 +1,16 @@
 //! What the guest is, asked of it once.
 
 use forge_domain::{
-    Capabilities, ChangeTracking, Description, EnvironmentError, EnvironmentKind, Limit, Network,
-    Persistence,
+    Capabilities, ChangeTracking, Description, EnvironmentError, EnvironmentKind, LeftOutReason,
+    Limit, Network, Persistence,
 };
 
 use crate::environment::Inner;
 use crate::failure::unavailable;
 use crate::scripts::Script;
 
+/// So many secrets are named to the model; of more, the number.
+const NAMED_SECRETS: usize = 10;
 /// What this adapter asks of a guest. `sh`, `kill` and `read` come with the shell.
 const NEEDED: &str =
     "base64 chmod dd env find grep head mkdir mkfifo mktemp mv readlink rm sleep stat tail xargs";
@@ -56,11 +58,13 @@ impl Inner {
         if let Some(disk_mb) = config.resources.disk_mb {
             limits.push(Limit::DiskBytes(disk_mb * 1024 * 1024));
         }
-        let mut remarks = vec![
-            "This is a virtual machine of its own. The project's files are not in it: its directory \
-             was made empty."
-                .to_owned(),
-        ];
+        let mut remarks = vec!["This is a virtual machine of its own.".to_owned()];
+        match config.source {
+            Some(_) => remarks.extend(self.remarks_on_the_project().await),
+            None => remarks.push(
+                "The project's files are not in it: its directory was made empty.".to_owned(),
+            ),
+        }
         if !facts.tools.is_empty() {
             remarks.push(format!("Of the usual tools there are {}.", facts.tools.join(", ")));
         }
@@ -82,6 +86,32 @@ impl Inner {
                 finds_detached_children: true,
             },
         })
+    }
+
+    async fn remarks_on_the_project(&self) -> Vec<String> {
+        let mut remarks = vec![
+            "The project's files are copies: what the user's ignore rules leave out is not among \
+             them, and git's own directory is not either."
+                .to_owned(),
+        ];
+        let left_out = self.left_out().await;
+        let secrets: Vec<String> = left_out
+            .iter()
+            .filter(|left| left.reason == LeftOutReason::Secret)
+            .map(|left| format!("{:?}", left.path.display().to_string()))
+            .collect();
+        if !secrets.is_empty() {
+            let named = secrets.iter().take(NAMED_SECRETS).cloned().collect::<Vec<_>>().join(", ");
+            let more = match secrets.len().saturating_sub(NAMED_SECRETS) {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            remarks.push(format!(
+                "These files of the project hold secrets and stayed on the user's machine: \
+                 {named}{more}. The user can bring one along with --include PATH."
+            ));
+        }
+        remarks
     }
 
     async fn ask(&self) -> Result<Facts, EnvironmentError> {

@@ -5,8 +5,9 @@
 //! followed to their end also over a stream that breaks (`process`, `follow`). The event stream is decoded
 //! without I/O ([`sse`]).
 //!
-//! The project's files are not brought into the sandbox: the workspace is an empty directory at the
-//! project's path. None of this was run against the production service.
+//! Where a [`source`](TensorlakeConfig::source) is given, the project is brought into a new sandbox before anything is
+//! done there (`bring_in`), and what is changed is handed over to be kept (`bring_back`). None of this was run against the
+//! production service.
 
 mod address;
 mod background;

@@ -126,7 +126,7 @@ impl Describe for TensorlakeEnvironment {
     }
 }
 
-/// The project is not in the sandbox yet, so there is nothing to compare with.
+/// What is changed is kept elsewhere, by whoever asks for it ([`TensorlakeEnvironment::bring_back`]).
 #[async_trait]
 impl Changes for TensorlakeEnvironment {
     async fn changes(&self) -> Result<ChangeSet, ChangesError> {
@@ -135,7 +135,18 @@ impl Changes for TensorlakeEnvironment {
     }
 
     async fn take_in(&self) -> Result<TakenIn, ChangesError> {
-        self.changes().await.map(|_| TakenIn::default())
+        self.inner.check_open()?;
+        if self.inner.project_mark().is_none() {
+            return self.changes().await.map(|_| TakenIn::default());
+        }
+        let mut taken_in = self.inner.take_in().await?;
+        taken_in.is_partial = taken_in.updated_paths > 0
+            && self
+                .inner
+                .table()
+                .values()
+                .any(|(_, command)| command.status(OutputOffset::default()).ending.is_none());
+        Ok(taken_in)
     }
 
     async fn discard_changes(&self) -> Result<(), ChangesError> {

@@ -224,7 +224,8 @@ fn source_path(parent: &OwnedFd, name: &OsStr, path: PathBuf, stat: &Stat) -> Op
         }
         _ => return None,
     };
-    Some(SourcePath { path, entry, stamp: stamp(stat) })
+    let modified_seconds = u64::try_from(stat.st_mtime).unwrap_or(0);
+    Some(SourcePath { path, entry, modified_seconds, stamp: stamp(stat) })
 }
 
 fn size(stat: &Stat) -> u64 {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use forge_domain::ReturnedOrigin;
+use forge_domain::{Digest, ReturnedOrigin};
 
 use super::listing::{GuestKind, GuestStat, GuestTree};
 use crate::search::Rules;
@@ -16,8 +16,30 @@ const MAX_FETCHED_BYTES: u64 = 4 * 1024 * 1024 * 1024;
 pub(crate) struct Known {
     /// Right after the project was brought in.
     pub(crate) begun: BTreeMap<PathBuf, GuestStat>,
-    /// What is kept on the host by now; `None` where that nothing is there.
-    pub(crate) kept: BTreeMap<PathBuf, Option<GuestStat>>,
+    /// What is kept on the host by now.
+    pub(crate) kept: BTreeMap<PathBuf, Kept>,
+}
+
+/// What is kept of a path.
+#[derive(Debug, Clone)]
+pub(crate) enum Kept {
+    /// This, and of a file, what it holds.
+    There(GuestStat, Option<Digest>),
+    /// That nothing is there.
+    Nothing,
+}
+
+impl Kept {
+    pub(crate) fn is_directory(&self) -> bool {
+        self.stat().is_some_and(|stat| stat.kind == GuestKind::Directory)
+    }
+
+    fn stat(&self) -> Option<&GuestStat> {
+        match self {
+            Self::There(stat, _) => Some(stat),
+            Self::Nothing => None,
+        }
+    }
 }
 
 /// What is to be handed over.
@@ -51,7 +73,7 @@ impl Difference {
                 continue;
             }
             let is_known = match known.kept.get(path) {
-                Some(kept) => kept.as_ref().is_some_and(|kept| stat.is_still(kept)),
+                Some(kept) => kept.stat().is_some_and(|kept| stat.is_still(kept)),
                 None => begun.is_some_and(|begun| stat.is_still(begun)),
             };
             if is_known {
@@ -100,7 +122,7 @@ fn gone(known: &Known, tree: &GuestTree) -> Vec<PathBuf> {
     );
     let is_gone = |path: &&PathBuf| {
         !tree.paths.contains_key(*path)
-            && !matches!(known.kept.get(*path), Some(None))
+            && !matches!(known.kept.get(*path), Some(Kept::Nothing))
             && path.parent().is_some_and(is_open)
     };
     let mut gone: Vec<PathBuf> = before.filter(is_gone).cloned().collect();
@@ -186,13 +208,16 @@ mod tests {
         let now = tree(&[("a", FILE), ("b", FILE)], "");
         let found = Difference::of(&known, &now);
         assert_eq!(paths(&found), ["a", "b"]);
-        let kept = found.there.iter().map(|(path, stat, _)| (path.clone(), Some(stat.clone())));
+        let kept = found
+            .there
+            .iter()
+            .map(|(path, stat, _)| (path.clone(), Kept::There(stat.clone(), None)));
         let known = Known { kept: kept.collect(), ..known };
         assert!(Difference::of(&known, &now).is_empty());
         let found = Difference::of(&known, &tree(&[("a", LATER)], ""));
         assert_eq!((paths(&found), names(&found.gone)), (vec!["a"], vec!["b"]));
         let known = Known {
-            kept: [("a".into(), None), ("b".into(), None)].into(),
+            kept: [("a".into(), Kept::Nothing), ("b".into(), Kept::Nothing)].into(),
             begun: now.paths.clone(),
         };
         assert!(Difference::of(&known, &tree(&[], "")).is_empty());

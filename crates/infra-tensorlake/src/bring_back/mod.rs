@@ -11,4 +11,5 @@ mod run;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use run::BringBack;
+pub(crate) use compare::Kept;
+pub(crate) use run::{BringBack, Hashed, names};

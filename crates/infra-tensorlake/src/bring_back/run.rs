@@ -5,19 +5,20 @@ use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use flate2::read::MultiGzDecoder;
 use forge_domain::{
-    BoxedError, EnvironmentError, EnvironmentKind, NotReturned, ReturnKeeper, Returned,
+    BoxedError, Digest, EnvironmentError, EnvironmentKind, NotReturned, ReturnKeeper, Returned,
 };
 use reqwest::Method;
 use tokio::sync::Mutex as AsyncMutex;
 
 use super::archive::{PACK, read_files};
-use super::compare::{Difference, Known};
+use super::compare::{Difference, Kept, Known};
 use super::listing::{GuestKind, GuestTree, LIST_TREE};
 use crate::environment::{Inner, TensorlakeEnvironment};
 use crate::failure::{RequestError, unavailable};
@@ -37,7 +38,18 @@ const FETCHING: &str = "fetching what was changed";
 
 /// What is known of the guest's tree; nothing where no project was brought in.
 #[derive(Debug, Default)]
-pub(crate) struct BringBack(AsyncMutex<Option<Known>>);
+pub(crate) struct BringBack {
+    /// One at a time.
+    turn: AsyncMutex<()>,
+    known: Mutex<Option<Known>>,
+}
+
+impl BringBack {
+    pub(crate) fn known(&self) -> MutexGuard<'_, Option<Known>> {
+        // What is in it is changed by whole paths.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 impl TensorlakeEnvironment {
     /// Hands over what differs in the guest from what was brought in, as far as it was not handed over yet. Says what was
@@ -62,15 +74,9 @@ impl TensorlakeEnvironment {
 impl Inner {
     /// Notes what the guest's tree is now, right after the project was brought in.
     pub(crate) async fn begin_bring_back(&self, guest: &Guest) -> Result<(), EnvironmentError> {
-        let [scratch, root] =
-            [&guest.scratch, &self.workspace.root].map(|path| word(path.as_os_str()));
-        let text =
-            format!("LC_ALL=C K={scratch} W={root}\nexport LC_ALL\nset -- settle\n{LIST_TREE}");
-        let output = guest.script(&Script::new(text, [])).await;
-        let output = output.map_err(|error| error.in_environment(LISTING))?;
-        let tree = read_tree(&output).await?;
+        let tree = self.list_settled(guest).await?;
         let known = Known { begun: tree.paths, kept: BTreeMap::new() };
-        *self.bring_back.0.lock().await = Some(known);
+        *self.bring_back.known() = Some(known);
         Ok(())
     }
 
@@ -78,10 +84,16 @@ impl Inner {
         &self,
         keeper: K,
     ) -> Result<Option<NotReturned>, EnvironmentError> {
-        let mut known = self.bring_back.0.lock().await;
-        let Some(known) = &mut *known else { return Ok(None) };
+        let _turn = self.bring_back.turn.lock().await;
+        if self.bring_back.known().is_none() {
+            return Ok(None);
+        }
         let tree = self.list_tree().await?;
-        let found = Difference::of(known, &tree);
+        let Some(found) =
+            self.bring_back.known().as_ref().map(|known| Difference::of(known, &tree))
+        else {
+            return Ok(None);
+        };
         let not_returned =
             NotReturned { ignored_files: found.ignored_files, left: found.left.clone() };
         if found.is_empty() {
@@ -98,33 +110,27 @@ impl Inner {
             tokio::task::spawn_blocking(move || hand_over(keeper, found, fetched, not_returned));
         let handed_over =
             handed_over.await.map_err(|_| unavailable("it was cut off".to_owned()))?;
-        let (found, not_returned) =
+        let (found, not_returned, digests) =
             handed_over.map_err(|source| EnvironmentError::Unavailable {
                 environment: EnvironmentKind::Tensorlake,
                 reason: "what was changed there cannot be kept on this machine".to_owned(),
                 source: Some(source),
             })?;
-        // What could not be handed over is tried again.
-        let is_left = |path: &PathBuf| not_returned.left.iter().any(|(left, _)| left == path);
-        for (path, stat, _) in found.there {
-            if !is_left(&path) {
-                known.kept.insert(path, Some(stat));
-            }
-        }
-        for path in found.gone {
-            // And whatever was in it.
-            let beneath: Vec<PathBuf> = known
-                .kept
-                .range(path.clone()..)
-                .take_while(|(kept, _)| kept.starts_with(&path))
-                .map(|(kept, _)| kept.clone())
-                .collect();
-            for kept in beneath {
-                known.kept.remove(&kept);
-            }
-            known.kept.insert(path, None);
+        if let Some(known) = &mut *self.bring_back.known() {
+            known.keep(found, &digests, &not_returned);
         }
         Ok(Some(not_returned))
+    }
+
+    /// What the guest's tree is, when what was written just now can be told apart from what is written next.
+    pub(crate) async fn list_settled(&self, guest: &Guest) -> Result<GuestTree, EnvironmentError> {
+        let [scratch, root] =
+            [&guest.scratch, &self.workspace.root].map(|path| word(path.as_os_str()));
+        let text =
+            format!("LC_ALL=C K={scratch} W={root}\nexport LC_ALL\nset -- settle\n{LIST_TREE}");
+        let output = guest.script(&Script::new(text, [])).await;
+        let output = output.map_err(|error| error.in_environment(LISTING))?;
+        read_tree(&output).await
     }
 
     async fn list_tree(&self) -> Result<GuestTree, EnvironmentError> {
@@ -135,12 +141,7 @@ impl Inner {
 
     /// An archive of these files, in a file of ours without a name or in memory.
     async fn fetch(&self, files: &[&Path]) -> Result<(Packing, Fetched), EnvironmentError> {
-        let mut names = Vec::new();
-        for path in files {
-            names.extend_from_slice(b"./");
-            names.extend_from_slice(path.as_os_str().as_bytes());
-            names.push(0);
-        }
+        let names = names(files.iter().copied());
         let output = if names.len() <= MAX_INLINE_BYTES {
             let names = STANDARD.encode(&names);
             self.entered(FETCHING, PACK, |text| Script::new(text, []).long(names.clone())).await?
@@ -208,6 +209,17 @@ async fn read_tree(output: &ScriptOutput) -> Result<GuestTree, EnvironmentError>
     read.map_err(|error| unavailable(error.to_string()))
 }
 
+/// The paths each with a NUL, behind `./`, as the guest's tools take them.
+pub(crate) fn names<'a>(paths: impl IntoIterator<Item = &'a Path>) -> Vec<u8> {
+    let mut names = Vec::new();
+    for path in paths {
+        names.extend_from_slice(b"./");
+        names.extend_from_slice(path.as_os_str().as_bytes());
+        names.push(0);
+    }
+    names
+}
+
 /// How bytes are packed on their way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Packing {
@@ -273,13 +285,14 @@ fn hand_over<K: ReturnKeeper>(
     found: Difference,
     fetched: Option<(Packing, Fetched)>,
     mut not_returned: NotReturned,
-) -> Result<(Difference, NotReturned), BoxedError> {
+) -> Result<(Difference, NotReturned, Digests), BoxedError> {
     use forge_domain::ReturnedOrigin::Workspace;
     for path in &found.gone {
         keeper.put(path, Returned::Nothing, Workspace)?;
     }
     let mut wanted = BTreeMap::new();
     let mut stats = BTreeMap::new();
+    let mut digests = Digests::new();
     for (path, stat, origin) in &found.there {
         match stat.kind {
             GuestKind::Directory => {
@@ -301,12 +314,57 @@ fn hand_over<K: ReturnKeeper>(
         };
         let missing = read_files(archive, wanted, |path, contents| {
             let Some((mode, origin)) = stats.get(path) else { return Ok(()) };
-            keeper.put(path, Returned::File { mode: *mode, contents }, *origin)
+            let mut contents = Hashed { inner: contents, hasher: blake3::Hasher::new() };
+            let file = Returned::File { mode: *mode, contents: &mut contents };
+            keeper.put(path, file, *origin)?;
+            digests.insert(path.to_path_buf(), contents.digest());
+            Ok::<(), BoxedError>(())
         })?;
         let gone = missing.into_keys();
         not_returned.left.extend(gone.map(|path| (path, "it could not be read there".to_owned())));
         not_returned.left.sort();
     }
     keeper.finish(&not_returned)?;
-    Ok((found, not_returned))
+    Ok((found, not_returned, digests))
+}
+
+/// What files hold that were handed over.
+type Digests = BTreeMap<PathBuf, Digest>;
+
+impl Known {
+    /// Notes what was handed over. What could not be is tried again.
+    fn keep(&mut self, found: Difference, digests: &Digests, not_returned: &NotReturned) {
+        let is_left = |path: &PathBuf| not_returned.left.iter().any(|(left, _)| left == path);
+        for (path, stat, _) in found.there {
+            if !is_left(&path) {
+                let digest = digests.get(&path).copied();
+                self.kept.insert(path, Kept::There(stat, digest));
+            }
+        }
+        for path in found.gone {
+            // And whatever was in it.
+            self.kept.retain(|kept, _| !kept.starts_with(&path));
+            self.kept.insert(path, Kept::Nothing);
+        }
+    }
+}
+
+/// Hashes what is read through it.
+pub(crate) struct Hashed<R> {
+    pub(crate) inner: R,
+    pub(crate) hasher: blake3::Hasher,
+}
+
+impl<R> Hashed<R> {
+    pub(crate) fn digest(&self) -> Digest {
+        Digest::new(self.hasher.finalize().into())
+    }
+}
+
+impl<R: Read> Read for Hashed<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        self.hasher.update(&buffer[..read]);
+        Ok(read)
+    }
 }

@@ -5,6 +5,7 @@
 
 mod pack;
 mod run;
+mod take_in;
 #[cfg(test)]
 mod tests;
 

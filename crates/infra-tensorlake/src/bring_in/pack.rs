@@ -7,18 +7,27 @@ use std::path::{Path, PathBuf};
 use bytes::{Bytes, BytesMut};
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use forge_domain::{SourceEntry, SourcePath, WorkspaceSource};
+use forge_domain::{Digest, SourceEntry, SourcePath, WorkspaceSource};
 use ring::digest::{Context, SHA256};
 use tar::{Builder, EntryType, Header};
 use tokio::sync::mpsc;
 
+use crate::bring_back::Hashed;
 use crate::upload::UPLOAD_PIECE_BYTES;
+
+/// What was sent of a path.
+#[derive(Debug, Clone)]
+pub(crate) struct SentPath {
+    pub(crate) one: SourcePath,
+    /// What a file held.
+    pub(crate) digest: Option<Digest>,
+}
 
 /// What went into an archive.
 #[derive(Debug, Default)]
 pub(crate) struct Packed {
     /// What is in it.
-    pub(crate) sent: BTreeMap<PathBuf, SourcePath>,
+    pub(crate) sent: BTreeMap<PathBuf, SentPath>,
     /// What was listed and is not there any more, or cannot be read.
     pub(crate) missed: Vec<PathBuf>,
     /// What was another version when it had been read: it is to be sent again.
@@ -42,33 +51,28 @@ pub(crate) fn pack(
     let mut builder = Builder::new(GzEncoder::new(pieces, level));
     let mut packed = Packed::default();
     for one in paths {
-        match append(&mut builder, source, &one)? {
-            Appended::Missed => packed.missed.push(one.path),
-            Appended::AsListed => drop(packed.sent.insert(one.path.clone(), one)),
-            Appended::Changed => {
-                packed.changed.push(one.path.clone());
-                packed.sent.insert(one.path.clone(), one);
-            }
+        let Some((is_as_listed, digest)) = append(&mut builder, source, &one)? else {
+            packed.missed.push(one.path);
+            continue;
+        };
+        if !is_as_listed {
+            packed.changed.push(one.path.clone());
         }
+        packed.sent.insert(one.path.clone(), SentPath { one, digest });
     }
     let pieces = builder.into_inner()?.finish()?;
     packed.hash = pieces.finish()?;
     Ok(packed)
 }
 
-enum Appended {
-    AsListed,
-    Changed,
-    Missed,
-}
-
+/// Whether it was as it was listed, and of a file, what it held; `None` where it is not there or cannot be read.
 fn append<W: Write>(
     builder: &mut Builder<W>,
     source: &dyn WorkspaceSource,
     one: &SourcePath,
-) -> io::Result<Appended> {
+) -> io::Result<Option<(bool, Option<Digest>)>> {
     let mut header = Header::new_gnu();
-    header.set_mtime(0);
+    header.set_mtime(one.modified_seconds);
     match &one.entry {
         SourceEntry::Directory { mode } => {
             header.set_entry_type(EntryType::Directory);
@@ -83,20 +87,20 @@ fn append<W: Write>(
             builder.append_link(&mut header, inside(&one.path), target)?;
         }
         SourceEntry::File { size_bytes, mode } => {
-            let Ok(file) = source.open(&one.path) else { return Ok(Appended::Missed) };
+            let Ok(file) = source.open(&one.path) else { return Ok(None) };
             header.set_entry_type(EntryType::Regular);
             header.set_mode(*mode);
             header.set_size(*size_bytes);
-            let mut exact = Exact { file, left: *size_bytes, is_short: false };
+            let exact = Exact { file, left: *size_bytes, is_short: false };
+            let mut exact = Hashed { inner: exact, hasher: blake3::Hasher::new() };
             builder.append_data(&mut header, inside(&one.path), &mut exact)?;
-            let is_short = exact.is_short;
             let now = source.look(&one.path).ok().flatten();
-            if is_short || now.is_none_or(|now| now.stamp != one.stamp) {
-                return Ok(Appended::Changed);
-            }
+            let is_as_listed =
+                !exact.inner.is_short && now.is_some_and(|now| now.stamp == one.stamp);
+            return Ok(Some((is_as_listed, Some(exact.digest()))));
         }
     }
-    Ok(Appended::AsListed)
+    Ok(Some((true, None)))
 }
 
 /// Behind `./`, so that no name is taken for an option.

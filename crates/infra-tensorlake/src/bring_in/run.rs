@@ -5,12 +5,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use forge_domain::{EnvironmentError, LeftOut, SourcePath, WorkspaceSource};
+use forge_domain::{
+    EnvironmentError, EnvironmentKind, LeftOut, SourceListing, SourcePath, WorkspaceSource,
+};
 use tokio::sync::{Mutex as AsyncMutex, mpsc};
 use tracing::{info, warn};
 
-use super::pack::{Packed, pack};
-use crate::environment::Inner;
+use super::pack::{Packed, SentPath, pack};
+use crate::environment::{Inner, TensorlakeEnvironment};
 use crate::failure::{RequestError, unavailable};
 use crate::guest::word;
 use crate::scripts::{Guest, Script};
@@ -24,7 +26,7 @@ const WAITING_PIECES: usize = 4;
 /// So often is sent again what changes while it is sent.
 const MAX_ROUNDS: usize = 3;
 
-const OPERATION: &str = "bringing the project in";
+pub(super) const OPERATION: &str = "bringing the project in";
 
 /// Empties the workspace `W` where it is ours.
 const BEGIN: &str = r#"cd -P -- "$W" || exit
@@ -53,14 +55,21 @@ echo "ok $(find . -mindepth 1 -printf x | wc -c)"
 
 /// What was brought in.
 #[derive(Debug, Default)]
-pub(crate) struct BringIn(AsyncMutex<Sent>);
+pub(crate) struct BringIn(pub(super) AsyncMutex<Sent>);
 
 #[derive(Debug, Default)]
-struct Sent {
+pub(super) struct Sent {
     /// The sandbox that has it.
-    sandbox: Option<String>,
-    paths: BTreeMap<PathBuf, SourcePath>,
+    pub(super) sandbox: Option<String>,
+    pub(super) paths: BTreeMap<PathBuf, SentPath>,
     left_out: Vec<LeftOut>,
+}
+
+impl TensorlakeEnvironment {
+    /// What of the project stayed behind, once it was brought in.
+    pub async fn left_out(&self) -> Vec<LeftOut> {
+        self.inner.left_out().await
+    }
 }
 
 impl Inner {
@@ -72,16 +81,7 @@ impl Inner {
         if sent.sandbox.as_ref() == Some(&guest.ready.id) {
             return Ok(());
         }
-        let listing = {
-            let source = Arc::clone(source);
-            tokio::task::spawn_blocking(move || source.list())
-        };
-        let listing = listing.await.map_err(|_| unavailable("it was cut off".to_owned()))?;
-        let listing = listing.map_err(|error| EnvironmentError::Unavailable {
-            environment: forge_domain::EnvironmentKind::Tensorlake,
-            reason: "the project cannot be brought into the sandbox".to_owned(),
-            source: Some(Box::new(error)),
-        })?;
+        let listing = list(source).await?;
         info!(
             paths = listing.paths.len(),
             bytes = listing.total_bytes,
@@ -89,21 +89,7 @@ impl Inner {
         );
         self.begin_bring_in(guest).await?;
         let expected = listing.paths.len();
-        let packed = self.send(guest, source, listing.paths, Some(expected)).await?;
-        let mut paths = packed.sent;
-        let mut changed = packed.changed;
-        for _ in 1..MAX_ROUNDS {
-            let again = look_again(source, std::mem::take(&mut changed)).await;
-            if again.is_empty() {
-                break;
-            }
-            let packed = self.send(guest, source, again, None).await?;
-            paths.extend(packed.sent);
-            changed = packed.changed;
-        }
-        for path in &changed {
-            warn!(path = %path.display(), "A file changes all the time; what the sandbox has of it may be torn.");
-        }
+        let paths = self.send_all(guest, source, listing.paths, Some(expected)).await?;
         let mark = word(guest.scratch.join(MARK).as_os_str());
         let directory = word(self.workspace.working_directory.as_os_str());
         self.begin_bring_back(guest).await?;
@@ -135,6 +121,30 @@ impl Inner {
             ))),
             _ => Err(self.refused(guest, &output.complaint)),
         }
+    }
+
+    /// Sends these paths, and again what changes meanwhile.
+    pub(super) async fn send_all(
+        &self,
+        guest: &Guest,
+        source: &Arc<dyn WorkspaceSource>,
+        paths: Vec<SourcePath>,
+        expected: Option<usize>,
+    ) -> Result<BTreeMap<PathBuf, SentPath>, EnvironmentError> {
+        let mut packed = self.send(guest, source, paths, expected).await?;
+        let mut paths = packed.sent;
+        for _ in 1..MAX_ROUNDS {
+            let again = look_again(source, std::mem::take(&mut packed.changed)).await;
+            if again.is_empty() {
+                break;
+            }
+            packed = self.send(guest, source, again, None).await?;
+            paths.extend(std::mem::take(&mut packed.sent));
+        }
+        for path in &packed.changed {
+            warn!(path = %path.display(), "A file changes all the time; what the sandbox has of it may be torn.");
+        }
+        Ok(paths)
     }
 
     /// Sends an archive of these paths and unpacks it.
@@ -192,7 +202,7 @@ impl Inner {
         }
     }
 
-    fn refused(&self, guest: &Guest, complaint: &str) -> EnvironmentError {
+    pub(super) fn refused(&self, guest: &Guest, complaint: &str) -> EnvironmentError {
         let complaint = complaint.lines().last().unwrap_or("nothing was said");
         unavailable(format!(
             "the project cannot be unpacked in the sandbox: {}",
@@ -204,6 +214,20 @@ impl Inner {
     pub(crate) async fn left_out(&self) -> Vec<LeftOut> {
         self.bring_in.0.lock().await.left_out.clone()
     }
+}
+
+/// What there is on the host.
+pub(super) async fn list(
+    source: &Arc<dyn WorkspaceSource>,
+) -> Result<SourceListing, EnvironmentError> {
+    let source = Arc::clone(source);
+    let listing = tokio::task::spawn_blocking(move || source.list());
+    let listing = listing.await.map_err(|_| unavailable("it was cut off".to_owned()))?;
+    listing.map_err(|error| EnvironmentError::Unavailable {
+        environment: EnvironmentKind::Tensorlake,
+        reason: "the project cannot be brought into the sandbox".to_owned(),
+        source: Some(Box::new(error)),
+    })
 }
 
 /// What these paths are now; what is gone is none.

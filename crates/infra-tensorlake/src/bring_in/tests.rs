@@ -9,8 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use forge_domain::{
-    ByteRange, CommandIo, CommandRequest, Commands, Ending, Files, Lifecycle, Program, SourceError,
-    SourceListing, SourcePath, WorkspaceLocation, WorkspaceSource,
+    BoxedError, ByteRange, Changes, CommandIo, CommandRequest, Commands, Ending, Files, Lifecycle,
+    NotReturned, Program, ReturnKeeper, Returned, ReturnedOrigin, SourceError, SourceListing,
+    SourcePath, WorkspaceLocation, WorkspaceSource,
 };
 use forge_infra_workspace::HostSource;
 use forge_tensorlake_testserver::{Daemon, ServerOptions, TestServer};
@@ -245,4 +246,73 @@ async fn a_server_that_takes_only_small_bodies_gets_smaller_pieces() {
     stage.run("true").await;
     assert!(sent == fs::read(stage.workspace.join("big")).unwrap());
     stage.environment.close().await.unwrap();
+}
+
+/// Keeps nothing: the host is told of what it does itself.
+#[derive(Debug)]
+struct Nobody;
+
+impl ReturnKeeper for Nobody {
+    fn put(&mut self, _: &Path, what: Returned<'_>, _: ReturnedOrigin) -> Result<(), BoxedError> {
+        if let Returned::File { contents, .. } = what {
+            io::copy(contents, &mut io::sink())?;
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self, _: &NotReturned) -> Result<(), BoxedError> {
+        Ok(())
+    }
+}
+
+async fn take_in(stage: &Stage) -> (u64, Vec<String>) {
+    stage.environment.bring_back(Nobody).await.unwrap();
+    let taken_in = stage.environment.take_in().await.unwrap();
+    let shown = |path: &PathBuf| path.display().to_string();
+    (taken_in.updated_paths, taken_in.conflicts.iter().map(shown).collect())
+}
+
+#[tokio::test]
+async fn what_the_host_changes_between_turns_is_brought_in_and_what_both_changed_is_said_once() {
+    for daemon in [Daemon::WithRun, Daemon::Open] {
+        let project = project();
+        let root = project.path();
+        fs::set_permissions(root.join("closed"), fs::Permissions::from_mode(0o755)).unwrap();
+        let options = ServerOptions { daemon, ..Default::default() };
+        let stage = Stage::new(options, HostSource::new(root)).await;
+        assert_eq!(take_in(&stage).await, (0, vec![]), "nothing is made for that");
+        assert_eq!(stage.server.running().len(), 0);
+        stage.run("echo theirs >both; echo ours >d/program; rm d/nothing; echo kept >here; touch -d @1 d/link; rm -r closed").await;
+        assert_eq!(take_in(&stage).await, (0, vec![]));
+
+        for (path, text) in [
+            ("a", "two\n"),
+            ("both", "host\n"),
+            ("d/program", "host\n"),
+            ("new/deep/file", "n"),
+            ("d/nothing", "host\n"),
+        ] {
+            fs::create_dir_all(root.join(path).parent().unwrap()).unwrap();
+            fs::write(root.join(path), text).unwrap();
+        }
+        fs::remove_file(root.join("dangling")).unwrap();
+        fs::remove_file(root.join("-rf")).unwrap();
+        fs::remove_dir(root.join("d/empty")).unwrap();
+        fs::write(root.join("closed/inside"), "changed").unwrap();
+        fs::set_permissions(root.join("big"), fs::Permissions::from_mode(0o600)).unwrap();
+        let requests = stage.server.requests().len();
+        let (updated, conflicts) = take_in(&stage).await;
+        assert_eq!(conflicts, ["both", "closed/inside", "d/nothing", "d/program"]);
+        assert_eq!(updated, 8, "a, big, new and two in it, and three that are gone");
+        let text = "cat a both d/program new/deep/file here; ls -d dangling d/empty ./-rf closed d/nothing 2>/dev/null; stat -c %a big";
+        assert_eq!(stage.run(&format!("{text}; true")).await, "two\ntheirs\nours\nnkept\n600\n");
+        assert!(stage.server.requests().len() - requests < 40);
+        assert_eq!(take_in(&stage).await, (0, vec![]), "it is brought in, and said, once");
+        fs::write(root.join("both"), "host again\n").unwrap();
+        assert_eq!(take_in(&stage).await, (0, vec!["both".to_owned()]));
+        // What was applied is the same on both sides, and goes on from there.
+        fs::write(root.join("d/program"), "ours\n").unwrap();
+        assert_eq!(take_in(&stage).await, (0, vec![]));
+        stage.environment.close().await.unwrap();
+    }
 }

@@ -1,0 +1,199 @@
+//! What the host has changed since the project was brought in, brought in as well.
+
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use forge_domain::{Digest, EnvironmentError, SourceEntry, SourcePath, TakenIn, WorkspaceSource};
+
+use super::pack::SentPath;
+use super::run::{OPERATION, list};
+use crate::bring_back::{Hashed, Kept};
+use crate::environment::Inner;
+use crate::guest::word;
+use crate::scripts::{Guest, Script};
+
+/// So many paths are removed by one request.
+const REMOVED_AT_ONCE: usize = 1000;
+
+/// Removes the paths that follow: of a directory only itself, and only where it is empty.
+const REMOVE: &str = r#"cd -P -- "$W" || exit
+printf %s "$1" | base64 -d | xargs -0 sh -c 'for p; do
+  if [ -d "$p" ] && [ ! -L "$p" ]; then rmdir -- "$p" 2>/dev/null || :
+  else rm -f -- "$p" || exit 255; fi
+done' sh && echo ok
+"#;
+
+/// What becomes of a path that the host has changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// The guest left it alone: it follows the host.
+    Follows,
+    /// Both have the same now.
+    Agrees,
+    /// Both have changed it.
+    Conflicts,
+}
+
+impl Inner {
+    /// Brings in what the host has changed since the last time. What the guest has changed has to be handed over before.
+    pub(crate) async fn take_in(&self) -> Result<TakenIn, EnvironmentError> {
+        let Some(source) = &self.config.source else { return Ok(TakenIn::default()) };
+        let mut sent = self.bring_in.0.lock().await;
+        if sent.sandbox.is_none() {
+            return Ok(TakenIn::default());
+        }
+        let guest = self.guest(self.ready().await?);
+        if sent.sandbox.as_ref() != Some(&guest.ready.id) {
+            // It is another one, into which everything is brought by the first that uses it.
+            return Ok(TakenIn::default());
+        }
+        let listing = list(source).await?;
+        let is_there = |path: &Path| {
+            listing
+                .paths
+                .binary_search_by(|one| {
+                    let bytes = |path: &Path| path.as_os_str().as_encoded_bytes().to_vec();
+                    bytes(&one.path).cmp(&bytes(path))
+                })
+                .is_ok()
+        };
+        let mut gone: Vec<PathBuf> =
+            sent.paths.keys().filter(|path| !is_there(path)).cloned().collect();
+        let is_new = |one: &&SourcePath| {
+            sent.paths.get(&one.path).is_none_or(|sent| sent.one.stamp != one.stamp)
+        };
+        let changed: Vec<SourcePath> = listing.paths.iter().filter(is_new).cloned().collect();
+        let mut taken_in = TakenIn::default();
+        if gone.is_empty() && changed.is_empty() {
+            return Ok(taken_in);
+        }
+        let mut following = Vec::new();
+        for one in changed {
+            let path = one.path.clone();
+            match self.fate(source, sent.paths.get(&path), &path, Some(&one)).await {
+                Fate::Follows => following.push(one),
+                fate => {
+                    if fate == Fate::Conflicts {
+                        taken_in.conflicts.push(path.clone());
+                    }
+                    let digest = sent.paths.get(&path).and_then(|sent| sent.digest);
+                    sent.paths.insert(path, SentPath { one, digest });
+                }
+            }
+        }
+        let mut removed = Vec::new();
+        // The deepest first.
+        gone.reverse();
+        for path in gone {
+            match self.fate(source, sent.paths.get(&path), &path, None).await {
+                Fate::Follows => removed.push(path.clone()),
+                Fate::Agrees => {}
+                Fate::Conflicts => taken_in.conflicts.push(path.clone()),
+            }
+            sent.paths.remove(&path);
+        }
+        taken_in.conflicts.sort();
+        taken_in.updated_paths = (following.len() + removed.len()) as u64;
+        if taken_in.updated_paths == 0 {
+            return Ok(taken_in);
+        }
+        self.remove(&guest, &removed).await?;
+        let following = match following.is_empty() {
+            true => Default::default(),
+            false => self.send_all(&guest, source, following, None).await?,
+        };
+        let paths: Vec<PathBuf> = following.keys().chain(&removed).cloned().collect();
+        sent.paths.extend(following);
+        self.rebase(&guest, &paths).await?;
+        Ok(taken_in)
+    }
+
+    async fn fate(
+        &self,
+        source: &Arc<dyn WorkspaceSource>,
+        sent: Option<&SentPath>,
+        path: &Path,
+        host: Option<&SourcePath>,
+    ) -> Fate {
+        let kept = {
+            let known = self.bring_back.known();
+            let Some(known) = &*known else { return Fate::Follows };
+            // What took the place of something above it hides it as well.
+            let above = path
+                .ancestors()
+                .skip(1)
+                .find(|above| matches!(known.kept.get(*above), Some(kept) if !kept.is_directory()));
+            match (known.kept.get(path), above) {
+                (None, None) => return Fate::Follows,
+                (None, Some(_)) => Kept::Nothing,
+                (Some(kept), _) => kept.clone(),
+            }
+        };
+        match (&kept, host) {
+            (Kept::Nothing, None) => Fate::Agrees,
+            (Kept::Nothing, Some(_)) | (Kept::There(..), None) => Fate::Conflicts,
+            (Kept::There(stat, digest), Some(host)) => match &host.entry {
+                SourceEntry::Directory { .. } if kept.is_directory() => Fate::Agrees,
+                SourceEntry::Symlink { target } if digest.is_none() && *target == stat.target => {
+                    Fate::Agrees
+                }
+                SourceEntry::File { .. } => {
+                    let now = digest_of(source, path).await;
+                    if digest.is_some() && now == *digest {
+                        Fate::Agrees
+                    } else if digest.is_some() && sent.and_then(|sent| sent.digest) == *digest {
+                        // It was touched there, and no more.
+                        Fate::Follows
+                    } else {
+                        Fate::Conflicts
+                    }
+                }
+                SourceEntry::Directory { .. } | SourceEntry::Symlink { .. } => Fate::Conflicts,
+            },
+        }
+    }
+
+    async fn remove(&self, guest: &Guest, paths: &[PathBuf]) -> Result<(), EnvironmentError> {
+        let root = word(self.workspace.root.as_os_str());
+        for paths in paths.chunks(REMOVED_AT_ONCE) {
+            let names = crate::bring_back::names(paths.iter().map(PathBuf::as_path));
+            let text = format!("W={root}\n{REMOVE}");
+            let script = Script::new(text, []).long(STANDARD.encode(names));
+            let output = guest.script(&script).await;
+            let output = output.map_err(|error| error.in_environment(OPERATION))?;
+            if output.lines.first().map(String::as_str) != Some("ok") {
+                return Err(self.refused(guest, &output.complaint));
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes what these paths are in the guest now: that is no change of its own.
+    async fn rebase(&self, guest: &Guest, paths: &[PathBuf]) -> Result<(), EnvironmentError> {
+        let tree = self.list_settled(guest).await?;
+        if let Some(known) = &mut *self.bring_back.known() {
+            for path in paths {
+                known.kept.remove(path);
+                match tree.paths.get(path) {
+                    Some(stat) => drop(known.begun.insert(path.clone(), stat.clone())),
+                    None => drop(known.begun.remove(path)),
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a file of the host holds; `None` where it cannot be read.
+async fn digest_of(source: &Arc<dyn WorkspaceSource>, path: &Path) -> Option<Digest> {
+    let (source, path) = (Arc::clone(source), path.to_path_buf());
+    let hashed = tokio::task::spawn_blocking(move || {
+        let mut file = Hashed { inner: source.open(&path).ok()?, hasher: blake3::Hasher::new() };
+        std::io::copy(&mut file.by_ref(), &mut std::io::sink()).ok()?;
+        Some(file.digest())
+    });
+    hashed.await.ok()?
+}
