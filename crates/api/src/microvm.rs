@@ -116,8 +116,9 @@ impl Microvm {
     pub(crate) async fn brought_back(
         &self,
     ) -> Result<Option<(Arc<OpenSession>, SessionLayers)>, ChangesError> {
-        let environment = EnvironmentKind::Tensorlake;
-        let kept = self.kept.as_ref().ok_or(ChangesError::NotTracked { environment })?;
+        let Some(kept) = &self.kept else { return self.guest.changes().await.map(|_| None) };
+        // Refused where it is closed.
+        self.guest.list_background().await?;
         let Some(session) = kept.session() else { return Ok(None) };
         self.bring_back(&session).await?;
         let layers = {

@@ -4,12 +4,14 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
+use std::process::Command;
 
 use forge_scripted_model::{Answer, Call, Script};
 use pretty_assertions::assert_eq;
 
 use crate::diff::tree;
 use crate::harness::{Ended, Server, World, run};
+use crate::tensorlake::Cloud;
 
 /// Runs a script in the sandbox.
 pub(crate) fn changed(world: &World, script: &str) {
@@ -45,7 +47,18 @@ fn cargo() -> String {
 
 #[test]
 fn a_crate_that_a_model_wrote_reaches_the_host_by_apply_alone_and_leaves_by_an_undo() {
-    let world = World::new();
+    a_written_crate(&World::new(), |_| {});
+}
+
+#[test]
+fn a_crate_that_a_model_wrote_in_a_microvm_reaches_the_host_by_apply_alone_and_leaves_by_an_undo() {
+    let cloud = Cloud::usual();
+    a_written_crate(&cloud.world, |command| cloud.tell(command));
+    assert_eq!(cloud.server.running(), [""; 0]);
+}
+
+/// `choose` says where commands run.
+fn a_written_crate(world: &World, choose: impl Fn(&mut Command)) {
     world.write("project/README.md", "A project.\n");
     world.write("project/.gitignore", "/target\n");
     let write = |path: &str, text: &str| {
@@ -76,6 +89,7 @@ fn a_crate_that_a_model_wrote_reaches_the_host_by_apply_alone_and_leaves_by_an_u
     let before = tree(&world.project());
     let mut task = world.forge(&["-m", "openai/scripted", "-p", "write a crate"]);
     server.tell(&mut task);
+    choose(&mut task);
     let ended = run(task.env("PATH", format!("{}:/usr/local/bin:/usr/bin:/bin", cargo())));
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
     let results = server.results();
@@ -86,10 +100,12 @@ fn a_crate_that_a_model_wrote_reaches_the_host_by_apply_alone_and_leaves_by_an_u
     assert!(ended.stderr.contains("forge apply brings them over"), "{}", ended.stderr);
     assert_eq!(tree(&world.project()), before);
 
-    applied(&world, &[], 0);
+    applied(world, &[], 0);
     // What the session has, `.git` and ignored files aside, as it says itself.
     let script = "find . -path ./target -prune -o -type f -print0 | sort -z | xargs -0 sha256sum";
-    let inside = forge(&world, &["exec", "-c", script]).stdout;
+    let mut exec = world.forge(&["exec", "-c", script]);
+    choose(&mut exec);
+    let inside = run(&mut exec).stdout;
     #[expect(clippy::disallowed_methods, reason = "the same on the host")]
     let outside = std::process::Command::new("sh")
         .args(["-c", script])
@@ -98,14 +114,11 @@ fn a_crate_that_a_model_wrote_reaches_the_host_by_apply_alone_and_leaves_by_an_u
         .unwrap();
     assert_eq!(String::from_utf8(outside.stdout).unwrap(), inside);
     assert!(inside.contains("./small/Cargo.lock"), "{inside}");
-    assert_eq!(waiting(&world), "");
+    assert_eq!(waiting(world), "");
 
-    applied(&world, &["--undo"], 0);
+    applied(world, &["--undo"], 0);
     assert_eq!(tree(&world.project()), before);
-    assert_eq!(
-        waiting(&world),
-        "README.md\nsmall/Cargo.lock\nsmall/Cargo.toml\nsmall/src/lib.rs\n"
-    );
+    assert_eq!(waiting(world), "README.md\nsmall/Cargo.lock\nsmall/Cargo.toml\nsmall/src/lib.rs\n");
 }
 
 #[test]
