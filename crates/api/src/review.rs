@@ -411,7 +411,7 @@ fn tell(
 fn as_applied(
     layers: &SessionLayers,
     paths: &[AppliedPath],
-) -> Result<Vec<(PathBuf, Base, Base)>, ReviewError> {
+) -> Result<Vec<(PathBuf, Base)>, ReviewError> {
     let mut found = Vec::new();
     for one in paths {
         let path = one.path.as_path();
@@ -424,8 +424,7 @@ fn as_applied(
             (entry, applied) => entry == applied,
         };
         if is_same {
-            let base = |entry: Option<Entry>| entry.map_or(Base::Absent, Base::Known);
-            found.push((path.to_path_buf(), base(entry), base(one.before.clone())));
+            found.push((path.to_path_buf(), entry.map_or(Base::Absent, Base::Known)));
         }
     }
     Ok(found)

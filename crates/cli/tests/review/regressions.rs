@@ -231,7 +231,7 @@ fn what_the_user_has_kept_is_seen_in_the_session_however_old_it_is() {
 }
 
 #[test]
-fn what_both_sides_dropped_is_new_where_a_program_that_was_killed_is_accounted_for() {
+fn what_both_sides_have_dropped_is_remembered_where_a_program_was_killed_too() {
     for at in 0..12 {
         drop(live(&[
             Event::Use {
@@ -244,5 +244,22 @@ fn what_both_sides_dropped_is_new_where_a_program_that_was_killed_is_accounted_f
             used(DX, Edit::Replace(text(0))),
             apply(&[], None),
         ]));
+    }
+}
+
+#[test]
+fn what_the_user_wrote_meanwhile_is_a_conflict_again_after_the_undo_of_a_killed_apply() {
+    for at in (30..70).step_by(3) {
+        let (project, _world) = lived(&[
+            Event::Use {
+                edits: vec![(D, Edit::Replace(text(0)))],
+                meanwhile: Some((DX, Some(text(2)))),
+            },
+            Event::Apply { paths: Vec::new(), way: Resolution::Theirs, kill: Some(at) },
+            undo(None),
+            apply(&[], None),
+        ]);
+        let found = std::fs::read_to_string(project.join("d/x")).unwrap();
+        assert!(found.starts_with("line 0 2\n"), "{found}");
     }
 }

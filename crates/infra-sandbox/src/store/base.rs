@@ -73,6 +73,16 @@ impl Noted {
     }
 }
 
+/// What becomes of what is noted of paths where neither side has anything any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Dropped {
+    /// What comes there next is new.
+    BeginsAnew,
+    /// It stays: an apply may have taken these away of which the session is not told yet, and an undo of it has to
+    /// know what they were.
+    Stays,
+}
+
 /// What the host has at a path of which something is noted, and that it was this when it was seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Followed {
@@ -193,13 +203,14 @@ impl Bases {
         lower: BorrowedFd<'_>,
         changes: &DetailedChangeSet,
         moments: &Moments,
+        dropped: Dropped,
     ) -> io::Result<()> {
         let mut is_new = false;
         let listed = || {
             let changed = changes.changes.iter().map(|change| &change.path);
             changed.chain(&changes.unchanged).chain(&changes.hiding)
         };
-        if !self.is_damaged {
+        if !self.is_damaged && dropped == Dropped::BeginsAnew {
             let listed: BTreeSet<&PathBuf> = listed().collect();
             let before = self.all.len();
             // What the session dropped again begins anew: neither side has anything there. An undo may bring it back.
@@ -354,22 +365,18 @@ impl Bases {
         self.write()
     }
 
-    /// The same of an apply of which nobody was told in time: with each path, what the host had before it.
+    /// The same of an apply of which nobody was told in time.
     pub(super) fn settle_late(
         &mut self,
-        paths: impl IntoIterator<Item = (PathBuf, Base, Base)>,
+        paths: impl IntoIterator<Item = (PathBuf, Base)>,
         applied: &AppliedId,
     ) -> io::Result<()> {
-        for (path, base, was) in paths {
-            // What is deleted on both sides by now may count as never having been there.
-            let unnoted = || Noted::unseen(base.clone());
-            let noted = self.all.entry(path).or_insert_with(unnoted);
-            let before = std::mem::replace(&mut noted.base, base.clone());
-            noted.sight = None;
-            let before = if before == base { was } else { before };
-            noted.before.push((applied.clone(), before));
-        }
-        self.write()
+        let is_told = |path: &Path| {
+            let noted = self.all.get(path);
+            noted.is_some_and(|noted| noted.before.iter().any(|(id, _)| id == applied))
+        };
+        let paths: Vec<_> = paths.into_iter().filter(|(path, _)| !is_told(path)).collect();
+        self.settle(paths, Some(applied))
     }
 
     /// Notes that an apply was taken back for these paths.
