@@ -263,3 +263,33 @@ fn what_the_user_wrote_meanwhile_is_a_conflict_again_after_the_undo_of_a_killed_
         assert!(found.starts_with("line 0 2\n"), "{found}");
     }
 }
+
+#[test]
+fn what_both_sides_made_alike_in_a_directory_that_the_session_made_anew_is_where_both_begin() {
+    let (project, _world) = lived(&[
+        used(D, Edit::Directory),
+        Event::Use {
+            edits: vec![(DEEP, Edit::Replace(text(2)))],
+            meanwhile: Some((DEEP, Some(text(2)))),
+        },
+        used(DEEP, Edit::Replace(text(1))),
+        apply(&[], None),
+    ]);
+    let found = std::fs::read_to_string(project.join("d/e/z")).unwrap();
+    assert!(found.starts_with("line 0 1\n"), "{found}");
+}
+
+#[test]
+fn what_takes_the_place_of_a_directory_is_new_after_the_undo_of_the_apply_that_made_that() {
+    for kill in [None].into_iter().chain((30..70).step_by(3).map(Some)) {
+        let (project, _world) = lived(&[
+            Event::Host(D, None),
+            used(DX, Edit::Replace(text(0))),
+            apply(&[], kill),
+            used(D, Edit::Replace(text(0))),
+            undo(None),
+            apply(&[], None),
+        ]);
+        assert!(project.join("d").is_file());
+    }
+}

@@ -73,6 +73,17 @@ impl Noted {
     }
 }
 
+/// A path that is dealt with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DealtWith {
+    /// Relative to the workspace.
+    pub path: PathBuf,
+    /// What the session has there now: what it goes on from.
+    pub base: Base,
+    /// What it counts as having been before, where nothing is noted of it.
+    pub before: Base,
+}
+
 /// What becomes of what is noted of paths where neither side has anything any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Dropped {
@@ -81,6 +92,17 @@ pub(super) enum Dropped {
     /// It stays: an apply may have taken these away of which the session is not told yet, and an undo of it has to
     /// know what they were.
     Stays,
+}
+
+/// Both layers, and what tells which of the host's is what the session began with.
+struct Sides<'a> {
+    upper: BorrowedFd<'a>,
+    lower: BorrowedFd<'a>,
+    moments: &'a Moments,
+    /// What hides directories now.
+    hiding: &'a BTreeSet<PathBuf>,
+    /// A moment before anything is looked at.
+    now: Option<Moment>,
 }
 
 /// What the host has at a path of which something is noted, and that it was this when it was seen.
@@ -238,13 +260,9 @@ impl Bases {
         let mut found = Vec::new();
         let new: Vec<&PathBuf> = listed().filter(|path| !self.all.contains_key(*path)).collect();
         let now = if new.is_empty() { None } else { self.now() };
+        let sides = Sides { upper, lower, moments, hiding: &hiding, now };
         for path in new {
-            let (base, sight) = match self.found(upper, lower, path, moments, now)? {
-                (Base::Known(_), _) if self.is_hidden_since_before(path, &hiding) => {
-                    (Base::Unknown, None)
-                }
-                found => found,
-            };
+            let (base, sight) = self.found(&sides, path)?;
             found.push((path.clone(), Noted { sight, ..Noted::unseen(base) }));
         }
         is_new |= !found.is_empty() || hiding != self.hiding;
@@ -265,14 +283,8 @@ impl Bases {
     }
 
     /// What a path was when the session began to differ, and the host's where that is it.
-    fn found(
-        &self,
-        upper: BorrowedFd<'_>,
-        lower: BorrowedFd<'_>,
-        path: &Path,
-        moments: &Moments,
-        now: Option<Moment>,
-    ) -> io::Result<(Base, Option<Sight>)> {
+    fn found(&self, sides: &Sides<'_>, path: &Path) -> io::Result<(Base, Option<Sight>)> {
+        let &Sides { upper, lower, moments, hiding, now } = sides;
         let unknown = Ok((Base::Unknown, None));
         let copy = stat(upper, path)?;
         let Some(since) = moments.seen_by(copy.as_ref()).filter(|_| !self.is_damaged) else {
@@ -281,8 +293,10 @@ impl Bases {
         match entry(lower, path) {
             Ok(Some((found, stat)))
                 // Where both have the same now, both go on from there.
-                if Moment::changed(&stat) <= since && !is_elsewhere(lower, path, since)
-                    || has(upper, path, &found) =>
+                if has(upper, path, &found)
+                    || Moment::changed(&stat) <= since
+                        && !is_elsewhere(lower, path, since)
+                        && !self.is_hidden_since_before(path, hiding) =>
             {
                 if let Entry::File { size_bytes, digest, .. } = found
                     && size_bytes <= MAX_KEPT_BYTES
@@ -352,11 +366,11 @@ impl Bases {
     /// from here on is new.
     pub(super) fn settle(
         &mut self,
-        paths: impl IntoIterator<Item = (PathBuf, Base)>,
+        paths: Vec<DealtWith>,
         applied: Option<&AppliedId>,
     ) -> io::Result<()> {
-        for (path, base) in paths {
-            let noted = self.all.entry(path).or_insert(Noted::unseen(Base::Unknown));
+        for DealtWith { path, base, before } in paths {
+            let noted = self.all.entry(path).or_insert(Noted::unseen(before));
             let before = std::mem::replace(&mut noted.base, base);
             // The host's may be another: what was merged, or what the user has kept.
             noted.sight = None;
@@ -368,14 +382,21 @@ impl Bases {
     /// The same of an apply of which nobody was told in time.
     pub(super) fn settle_late(
         &mut self,
-        paths: impl IntoIterator<Item = (PathBuf, Base)>,
+        mut paths: Vec<DealtWith>,
         applied: &AppliedId,
     ) -> io::Result<()> {
         let is_told = |path: &Path| {
             let noted = self.all.get(path);
             noted.is_some_and(|noted| noted.before.iter().any(|(id, _)| id == applied))
         };
-        let paths: Vec<_> = paths.into_iter().filter(|(path, _)| !is_told(path)).collect();
+        paths.retain(|one| !is_told(&one.path));
+        for one in &paths {
+            // Noted since then, by somebody who saw that both sides have the same.
+            if let Some(noted) = self.all.get_mut(&one.path).filter(|noted| noted.base == one.base)
+            {
+                noted.base = one.before.clone();
+            }
+        }
         self.settle(paths, Some(applied))
     }
 

@@ -9,12 +9,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use forge_domain::{AppliedId, Base, SessionId};
+use forge_domain::{AppliedId, SessionId};
 use rustix::fs::{CWD, Mode, OFlags, RenameFlags, renameat_with};
 use rustix::io::Errno;
 use tracing::warn;
 
-use super::base::{Bases, Dropped, Followed};
+use super::base::{Bases, DealtWith, Dropped, Followed};
 use super::commits::BROUGHT;
 use super::error::SessionError;
 use super::lock;
@@ -234,12 +234,12 @@ impl OpenSession {
     pub fn settle(
         &self,
         layers: &SessionLayers,
-        paths: impl IntoIterator<Item = (PathBuf, Base)>,
+        paths: Vec<DealtWith>,
         applied: Option<&AppliedId>,
     ) -> Result<(), SessionError> {
         let mut bases = Bases::read(&self.directory);
-        let set = layers.keep_contents(&bases, paths);
-        let set = set.and_then(|paths| bases.settle(paths, applied));
+        let set = layers.keep_contents(&bases, paths.iter().map(|one| (&*one.path, &one.base)));
+        let set = set.and_then(|()| bases.settle(paths, applied));
         set.map_err(SessionError::io("writing to", &self.directory.join("base")))
     }
 
@@ -250,9 +250,8 @@ impl OpenSession {
         paths: Vec<Followed>,
     ) -> Result<(), SessionError> {
         let mut bases = Bases::read(&self.directory);
-        let kept = paths.iter().map(|one| (one.path.clone(), one.base.clone()));
-        let set = layers.keep_contents(&bases, kept.collect::<Vec<_>>());
-        let set = set.and_then(|_| bases.follow(paths));
+        let set = layers.keep_contents(&bases, paths.iter().map(|one| (&*one.path, &one.base)));
+        let set = set.and_then(|()| bases.follow(paths));
         set.map_err(SessionError::io("writing to", &self.directory.join("base")))
     }
 
@@ -263,12 +262,12 @@ impl OpenSession {
     pub fn settle_late(
         &self,
         layers: &SessionLayers,
-        paths: Vec<(PathBuf, Base)>,
+        paths: Vec<DealtWith>,
         applied: &AppliedId,
     ) -> Result<(), SessionError> {
         let mut bases = Bases::read(&self.directory);
-        let set = layers.keep_contents(&bases, paths);
-        let set = set.and_then(|paths| bases.settle_late(paths, applied));
+        let set = layers.keep_contents(&bases, paths.iter().map(|one| (&*one.path, &one.base)));
+        let set = set.and_then(|()| bases.settle_late(paths, applied));
         set.map_err(SessionError::io("writing to", &self.directory.join("base")))
     }
 
