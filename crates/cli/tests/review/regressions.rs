@@ -293,3 +293,19 @@ fn what_takes_the_place_of_a_directory_is_new_after_the_undo_of_the_apply_that_m
         assert!(project.join("d").is_file());
     }
 }
+
+#[test]
+fn what_both_sides_put_in_the_place_of_a_directory_of_one_of_them_waits_where_the_host_drops_it() {
+    let made = vec![Event::Host(D, None), used(DX, Edit::Replace(text(0)))];
+    let removed = vec![used(D, Edit::Remove)];
+    for mut events in [made, removed] {
+        events.extend([
+            Event::Host(D, Some(text(1))),
+            used(D, Edit::Replace(text(1))),
+            Event::Host(D, None),
+        ]);
+        drop(live(&events));
+        events.push(apply(&[], None));
+        drop(live(&events));
+    }
+}

@@ -230,7 +230,9 @@ impl Bases {
         let mut is_new = false;
         let listed = || {
             let changed = changes.changes.iter().map(|change| &change.path);
-            changed.chain(&changes.unchanged).chain(&changes.hiding)
+            // Directories, too, with which one side stands alone: something else may take their place on both.
+            let directories = changes.made_directories.iter().chain(&changes.gone_directories);
+            changed.chain(&changes.unchanged).chain(&changes.hiding).chain(directories)
         };
         if !self.is_damaged && dropped == Dropped::BeginsAnew {
             let listed: BTreeSet<&PathBuf> = listed().collect();
