@@ -309,3 +309,14 @@ fn what_both_sides_put_in_the_place_of_a_directory_of_one_of_them_waits_where_th
         drop(live(&events));
     }
 }
+
+#[test]
+fn what_the_host_put_into_a_directory_that_the_session_had_made_is_seen_and_can_be_removed() {
+    for pause in [vec![], vec![used(A, Edit::Touch)]] {
+        let mut events = vec![Event::Host(D, None), used(DX, Edit::Replace(text(0)))];
+        events.push(Event::Host(DY, Some(text(0))));
+        events.extend(pause);
+        events.extend([used(D, Edit::Replace(text(0))), apply(&[], None)]);
+        drop(live(&events));
+    }
+}

@@ -44,6 +44,9 @@ struct Manifest {
     /// What hid directories of the host at the end of the last use.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     hiding: Vec<WrittenPath>,
+    /// Where the session had directories of its own then.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    directories: Vec<WrittenPath>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -130,6 +133,7 @@ pub(super) struct Bases {
     directory: PathBuf,
     all: BTreeMap<PathBuf, Noted>,
     hiding: BTreeSet<PathBuf>,
+    directories: BTreeSet<PathBuf>,
     /// It cannot be read: then nothing is known of any path.
     is_damaged: bool,
 }
@@ -138,14 +142,21 @@ impl Bases {
     /// Reads what is noted of the session in a directory.
     pub(super) fn read(session: &Path) -> Self {
         let directory = session.join("base");
-        let read = || -> io::Result<(BTreeMap<PathBuf, Noted>, BTreeSet<PathBuf>)> {
+        let mut bases = Self {
+            directory: directory.clone(),
+            all: BTreeMap::new(),
+            hiding: BTreeSet::new(),
+            directories: BTreeSet::new(),
+            is_damaged: false,
+        };
+        let mut read = || -> io::Result<()> {
             let mut file = match File::options()
                 .read(true)
                 .custom_flags(no_follow())
                 .open(directory.join(MANIFEST))
             {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    return Ok(Default::default());
+                    return Ok(());
                 }
                 other => other?,
             };
@@ -155,19 +166,20 @@ impl Bases {
             if manifest.version > VERSION {
                 return Err(io::Error::other("a newer forge has written it"));
             }
-            let bases = manifest.bases.into_iter();
-            let bases = bases.map(|one| (one.path.as_path().to_path_buf(), one.into()));
-            let hiding = manifest.hiding.iter().map(|path| path.as_path().to_path_buf());
-            Ok((bases.collect(), hiding.collect()))
+            let all = manifest.bases.into_iter();
+            bases.all = all.map(|one| (one.path.as_path().to_path_buf(), one.into())).collect();
+            let paths = |written: Vec<WrittenPath>| {
+                written.iter().map(|path| path.as_path().to_path_buf()).collect()
+            };
+            bases.hiding = paths(manifest.hiding);
+            bases.directories = paths(manifest.directories);
+            Ok(())
         };
-        match read() {
-            Ok((all, hiding)) => Self { directory, all, hiding, is_damaged: false },
-            Err(error) => {
-                tracing::warn!(%error, path = %directory.display(), "What the changed files were cannot be read.");
-                let (all, hiding) = Default::default();
-                Self { directory, all, hiding, is_damaged: true }
-            }
+        if let Err(error) = read() {
+            tracing::warn!(%error, path = %directory.display(), "What the changed files were cannot be read.");
+            bases.is_damaged = true;
         }
+        bases
     }
 
     /// What a path was; where nothing is noted, `None`.
@@ -231,7 +243,7 @@ impl Bases {
         let listed = || {
             let changed = changes.changes.iter().map(|change| &change.path);
             // Directories, too, with which one side stands alone: something else may take their place on both.
-            let directories = changes.made_directories.iter().chain(&changes.gone_directories);
+            let directories = changes.own_directories.iter().chain(&changes.gone_directories);
             changed.chain(&changes.unchanged).chain(&changes.hiding).chain(directories)
         };
         if !self.is_damaged && dropped == Dropped::BeginsAnew {
@@ -267,9 +279,10 @@ impl Bases {
             let (base, sight) = self.found(&sides, path)?;
             found.push((path.clone(), Noted { sight, ..Noted::unseen(base) }));
         }
-        is_new |= !found.is_empty() || hiding != self.hiding;
+        let directories = changes.own_directories.iter().cloned().collect();
+        is_new |= !found.is_empty() || hiding != self.hiding || directories != self.directories;
         self.all.extend(found);
-        self.hiding = hiding;
+        (self.hiding, self.directories) = (hiding, directories);
         if is_new { self.write() } else { Ok(()) }
     }
 
@@ -279,8 +292,10 @@ impl Bases {
         let was_directory =
             |noted: &Noted| matches!(noted.base, Base::Known(Entry::Directory { .. }));
         path.ancestors().skip(1).filter(|above| hiding.contains(*above)).any(|above| {
+            // What the host put into a directory that is no more was seen in it, where that did not hide it.
             self.hiding.contains(above)
-                || self.all.get(above).is_some_and(|noted| !was_directory(noted))
+                || !self.directories.contains(above)
+                    && self.all.get(above).is_some_and(|noted| !was_directory(noted))
         })
     }
 
@@ -438,8 +453,11 @@ impl Bases {
             sight: noted.sight,
             before: noted.before.iter().map(before).collect(),
         });
-        let hiding = self.hiding.iter().map(|path| WrittenPath::of(path)).collect();
-        let manifest = Manifest { version: VERSION, bases: bases.collect(), hiding };
+        let paths = |paths: &BTreeSet<PathBuf>| {
+            paths.iter().map(|path| WrittenPath::of(path)).collect::<Vec<_>>()
+        };
+        let (hiding, directories) = (paths(&self.hiding), paths(&self.directories));
+        let manifest = Manifest { version: VERSION, bases: bases.collect(), hiding, directories };
         let path = self.directory.join(MANIFEST);
         let new = self.directory.join("manifest.json.new");
         write_private(&new, &serde_json::to_vec(&manifest)?)?;
