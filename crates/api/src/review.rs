@@ -13,7 +13,9 @@ use forge_domain::{
     PathRefusal, ReviewedPath, SessionId, Undo,
 };
 use forge_infra_apply::HostTree;
-use forge_infra_sandbox::{OpenSession, SessionError, SessionLayers, SessionStore, StoredSummary};
+use forge_infra_sandbox::{
+    DealtWith, OpenSession, SessionError, SessionLayers, SessionStore, StoredSummary,
+};
 use thiserror::Error;
 
 use crate::{Executor, ForgeAPI};
@@ -270,7 +272,8 @@ impl<'a> Review<'a> {
         let based = |path: &ReviewedPath| {
             let candidate = candidates.get(path.as_path())?;
             let base = candidate.session.clone().map_or(Base::Absent, Base::Known);
-            Some((candidate.path.clone(), base))
+            let (path, before) = (candidate.path.clone(), candidate.base.clone());
+            Some(DealtWith { path, base, before })
         };
         let dealt_with = |paths: usize| {
             let waiting = self.waiting.get();
@@ -285,12 +288,14 @@ impl<'a> Review<'a> {
             let mut paths: Vec<_> =
                 applied.paths.iter().filter_map(|one| based(&one.path)).collect();
             dealt_with(paths.len());
-            // A directory that went with what was in it: neither side has it now.
-            let is_gone = |one: &&AppliedPath| {
-                one.after.is_none() && !candidates.contains_key(one.path.as_path())
-            };
-            let gone = applied.paths.iter().filter(is_gone);
-            paths.extend(gone.map(|one| (one.path.as_path().to_path_buf(), Base::Absent)));
+            // A directory that was made for what is in it, or went with it: both sides have it now, or neither.
+            let others = applied.paths.iter();
+            let others = others.filter(|one| !candidates.contains_key(one.path.as_path()));
+            paths.extend(others.map(|one| DealtWith {
+                path: one.path.as_path().to_path_buf(),
+                base: one.after.clone().map_or(Base::Absent, Base::Known),
+                before: one.before.clone().map_or(Base::Absent, Base::Known),
+            }));
             self.session.settle(&self.layers, paths, Some(&applied.id))?;
             self.tree.note(&applied.id)?;
         }
@@ -436,7 +441,7 @@ fn tell(
 fn as_applied(
     layers: &SessionLayers,
     paths: &[AppliedPath],
-) -> Result<Vec<(PathBuf, Base, Base)>, ReviewError> {
+) -> Result<Vec<DealtWith>, ReviewError> {
     let mut found = Vec::new();
     for one in paths {
         let path = one.path.as_path();
@@ -449,8 +454,14 @@ fn as_applied(
             (entry, applied) => entry == applied,
         };
         if is_same {
-            let base = |entry: Option<Entry>| entry.map_or(Base::Absent, Base::Known);
-            found.push((path.to_path_buf(), base(entry), base(one.before.clone())));
+            // Where nothing is noted, the session may never have seen what the host had: only what holds nothing counts.
+            let before = match &one.before {
+                None => Base::Absent,
+                Some(directory @ Entry::Directory { .. }) => Base::Known(directory.clone()),
+                Some(_) => Base::Unknown,
+            };
+            let base = entry.map_or(Base::Absent, Base::Known);
+            found.push(DealtWith { path: path.to_path_buf(), base, before });
         }
     }
     Ok(found)

@@ -59,7 +59,7 @@ pub use layers::Layers;
 pub use ports::{StartedCommand, StartedInput, StartedOnTerminal};
 pub use probe::{Check, CheckOutcome, ProbeReport, apparmor_profile, load_apparmor_profile, probe};
 pub use store::{
-    DamagedSession, Listing, OpenSession, PruneOptions, PruneReport, Pruned, Receiver,
+    DamagedSession, DealtWith, Listing, OpenSession, PruneOptions, PruneReport, Pruned, Receiver,
     SessionChoice, SessionEnd, SessionError, SessionLayers, SessionState, SessionStore,
     SessionSummary, StoredSummary, WaitingCommits,
 };

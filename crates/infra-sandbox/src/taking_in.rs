@@ -66,7 +66,11 @@ pub(crate) fn take_in(
         session.follow(layers, followed)?;
     }
     for one in changed {
-        if one.session != one.host && said.get(&one.path) != Some(&one.host) {
+        // Of two directories at most the modes differ.
+        let is_directory = |entry: &Option<Entry>| matches!(entry, Some(Entry::Directory { .. }));
+        let is_conflict =
+            one.session != one.host && !(is_directory(&one.session) && is_directory(&one.host));
+        if is_conflict && said.get(&one.path) != Some(&one.host) {
             taken_in.conflicts.push(one.path.clone());
             said.insert(one.path, one.host);
         }

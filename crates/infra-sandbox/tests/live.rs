@@ -13,7 +13,8 @@ use forge_domain::{
     Lifecycle, OutputLimits, OutputOffset, Program, TakenIn, WorkspaceLocation,
 };
 use forge_infra_sandbox::{
-    HelperProgram, OpenSession, SandboxConfig, SandboxEnvironment, SessionChoice, SessionLayers,
+    DealtWith, HelperProgram, OpenSession, SandboxConfig, SandboxEnvironment, SessionChoice,
+    SessionLayers,
 };
 use pretty_assertions::assert_eq;
 use tempfile::TempDir;
@@ -75,9 +76,9 @@ async fn settle(environment: &SandboxEnvironment, paths: &[&str]) {
     let settle = move |session: &OpenSession, layers: SessionLayers| {
         let noted = paths.into_iter().map(|path| {
             let base = layers.entry(&path).unwrap().map_or(Base::Absent, Base::Known);
-            (path, base)
+            DealtWith { path, base, before: Base::Unknown }
         });
-        session.settle(&layers, noted.collect::<Vec<_>>(), None).unwrap();
+        session.settle(&layers, noted.collect(), None).unwrap();
     };
     environment.at_rest(settle).await.unwrap().unwrap();
 }

@@ -175,8 +175,6 @@ pub(crate) struct World {
     runtime: tokio::runtime::Runtime,
     noted: BTreeMap<PathBuf, Noted>,
     applies: Vec<Applied>,
-    /// A program that used the session was killed, and since then the session was not used to its end.
-    is_unaccounted: bool,
 }
 
 impl World {
@@ -191,8 +189,7 @@ impl World {
             .enable_all()
             .build()
             .unwrap();
-        let (noted, applies) = Default::default();
-        let world = Self { directory, runtime, noted, applies, is_unaccounted: false };
+        let world = Self { directory, runtime, noted: BTreeMap::new(), applies: Vec::new() };
         for path in ["a", "d/x", "d/y"] {
             let text = Text { lines: [0; 6], kind: Kind::Plain };
             world.host_edit(Path::new(path), Some(&text));
@@ -264,8 +261,6 @@ impl World {
 
     /// One use of the session: the edits, what the host does before its end, and the end.
     fn used(&mut self, edits: &[(usize, Edit)], meanwhile: Option<&(usize, Option<Text>)>) {
-        self.may_be_accounted_for();
-        self.is_unaccounted = false;
         let before = self.host();
         let (seen_before, _) = self.seen();
         let config = SandboxConfig::new(self.state()).helper(helper());
@@ -418,7 +413,6 @@ impl World {
 
     fn apply(&mut self, paths: &[usize], way: Resolution, kill: Option<u64>) {
         let Some(session) = self.store().newest(&self.project()).unwrap() else { return };
-        self.may_be_accounted_for();
         let before = self.host();
         let (mine, _) = self.seen();
         let choices = Choices {
@@ -542,26 +536,8 @@ impl World {
     }
 
     /// The next command finds an apply that was killed.
-    fn recovered(&mut self) {
+    fn recovered(&self) {
         trace::run(&self.forge(&["diff", "--name-only"]), None).unwrap();
-        self.is_unaccounted = true;
-        self.may_be_accounted_for();
-    }
-
-    /// Whoever uses the session after a program that was killed notes what that may have left unnoted, as at the end
-    /// of a use: what the session has nothing of its own at any more begins anew, from what the host has by then.
-    fn may_be_accounted_for(&mut self) {
-        if !self.is_unaccounted {
-            return;
-        }
-        let (host, (seen, own)) = (self.host(), self.seen());
-        for (path, noted) in &mut self.noted {
-            let begun = Base::Known(host.get(path).cloned());
-            let is_dropped = !own.contains(path) && seen.get(path) == host.get(path);
-            if is_dropped && !noted.bases.contains(&begun) {
-                noted.bases.push(begun);
-            }
-        }
     }
 
     /// Every path is what the host had, what the session has, or a merge of both; what the host changed by itself is
@@ -639,7 +615,6 @@ impl World {
     }
 
     fn undo(&mut self, paths: &[usize], kill: Option<u64>) {
-        self.may_be_accounted_for();
         let before = self.host();
         let chosen: Vec<&str> = paths.iter().map(|at| PATHS[*at]).collect();
         let is_chosen =

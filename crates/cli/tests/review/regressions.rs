@@ -231,7 +231,7 @@ fn what_the_user_has_kept_is_seen_in_the_session_however_old_it_is() {
 }
 
 #[test]
-fn what_both_sides_dropped_is_new_where_a_program_that_was_killed_is_accounted_for() {
+fn what_both_sides_have_dropped_is_remembered_where_a_program_was_killed_too() {
     for at in 0..12 {
         drop(live(&[
             Event::Use {
@@ -244,5 +244,79 @@ fn what_both_sides_dropped_is_new_where_a_program_that_was_killed_is_accounted_f
             used(DX, Edit::Replace(text(0))),
             apply(&[], None),
         ]));
+    }
+}
+
+#[test]
+fn what_the_user_wrote_meanwhile_is_a_conflict_again_after_the_undo_of_a_killed_apply() {
+    for at in (30..70).step_by(3) {
+        let (project, _world) = lived(&[
+            Event::Use {
+                edits: vec![(D, Edit::Replace(text(0)))],
+                meanwhile: Some((DX, Some(text(2)))),
+            },
+            Event::Apply { paths: Vec::new(), way: Resolution::Theirs, kill: Some(at) },
+            undo(None),
+            apply(&[], None),
+        ]);
+        let found = std::fs::read_to_string(project.join("d/x")).unwrap();
+        assert!(found.starts_with("line 0 2\n"), "{found}");
+    }
+}
+
+#[test]
+fn what_both_sides_made_alike_in_a_directory_that_the_session_made_anew_is_where_both_begin() {
+    let (project, _world) = lived(&[
+        used(D, Edit::Directory),
+        Event::Use {
+            edits: vec![(DEEP, Edit::Replace(text(2)))],
+            meanwhile: Some((DEEP, Some(text(2)))),
+        },
+        used(DEEP, Edit::Replace(text(1))),
+        apply(&[], None),
+    ]);
+    let found = std::fs::read_to_string(project.join("d/e/z")).unwrap();
+    assert!(found.starts_with("line 0 1\n"), "{found}");
+}
+
+#[test]
+fn what_takes_the_place_of_a_directory_is_new_after_the_undo_of_the_apply_that_made_that() {
+    for kill in [None].into_iter().chain((30..70).step_by(3).map(Some)) {
+        let (project, _world) = lived(&[
+            Event::Host(D, None),
+            used(DX, Edit::Replace(text(0))),
+            apply(&[], kill),
+            used(D, Edit::Replace(text(0))),
+            undo(None),
+            apply(&[], None),
+        ]);
+        assert!(project.join("d").is_file());
+    }
+}
+
+#[test]
+fn what_both_sides_put_in_the_place_of_a_directory_of_one_of_them_waits_where_the_host_drops_it() {
+    let made = vec![Event::Host(D, None), used(DX, Edit::Replace(text(0)))];
+    let removed = vec![used(D, Edit::Remove)];
+    for mut events in [made, removed] {
+        events.extend([
+            Event::Host(D, Some(text(1))),
+            used(D, Edit::Replace(text(1))),
+            Event::Host(D, None),
+        ]);
+        drop(live(&events));
+        events.push(apply(&[], None));
+        drop(live(&events));
+    }
+}
+
+#[test]
+fn what_the_host_put_into_a_directory_that_the_session_had_made_is_seen_and_can_be_removed() {
+    for pause in [vec![], vec![used(A, Edit::Touch)]] {
+        let mut events = vec![Event::Host(D, None), used(DX, Edit::Replace(text(0)))];
+        events.push(Event::Host(DY, Some(text(0))));
+        events.extend(pause);
+        events.extend([used(D, Edit::Replace(text(0))), apply(&[], None)]);
+        drop(live(&events));
     }
 }

@@ -46,6 +46,8 @@ pub struct DetailedChangeSet {
     pub ignored_files: u64,
     /// The directories of the host that the session does not have any more, in no order.
     pub gone_directories: Vec<PathBuf>,
+    /// The directories that the session has in its own layer, in no order.
+    pub own_directories: Vec<PathBuf>,
     /// What the session has written, or removed, and is as on the host all the same, in no order.
     pub unchanged: Vec<PathBuf>,
     /// What the session has in the place of a directory of the host, or would have of one that the host made
@@ -168,6 +170,9 @@ impl Walk<'_> {
         if names.is_empty() && lower.is_none() {
             let after = self.facts_of(self.upper, &pending.path)?;
             self.add(pending, &pending.path, ChangeKind::Created, None, after);
+        }
+        if !pending.path.as_os_str().is_empty() && !self.leaves_out(pending, &pending.path, true) {
+            self.found.own_directories.push(pending.path.clone());
         }
         let is_opaque = pending.shows == Shows::Nothing || upper.is_opaque();
         let shows = if is_opaque { Shows::Nothing } else { Shows::Lower };

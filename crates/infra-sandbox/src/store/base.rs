@@ -44,6 +44,9 @@ struct Manifest {
     /// What hid directories of the host at the end of the last use.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     hiding: Vec<WrittenPath>,
+    /// Where the session had directories of its own then.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    directories: Vec<WrittenPath>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -73,6 +76,38 @@ impl Noted {
     }
 }
 
+/// A path that is dealt with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DealtWith {
+    /// Relative to the workspace.
+    pub path: PathBuf,
+    /// What the session has there now: what it goes on from.
+    pub base: Base,
+    /// What it counts as having been before, where nothing is noted of it.
+    pub before: Base,
+}
+
+/// What becomes of what is noted of paths where neither side has anything any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Dropped {
+    /// What comes there next is new.
+    BeginsAnew,
+    /// It stays: an apply may have taken these away of which the session is not told yet, and an undo of it has to
+    /// know what they were.
+    Stays,
+}
+
+/// Both layers, and what tells which of the host's is what the session began with.
+struct Sides<'a> {
+    upper: BorrowedFd<'a>,
+    lower: BorrowedFd<'a>,
+    moments: &'a Moments,
+    /// What hides directories now.
+    hiding: &'a BTreeSet<PathBuf>,
+    /// A moment before anything is looked at.
+    now: Option<Moment>,
+}
+
 /// What the host has at a path of which something is noted, and that it was this when it was seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Followed {
@@ -98,6 +133,7 @@ pub(super) struct Bases {
     directory: PathBuf,
     all: BTreeMap<PathBuf, Noted>,
     hiding: BTreeSet<PathBuf>,
+    directories: BTreeSet<PathBuf>,
     /// It cannot be read: then nothing is known of any path.
     is_damaged: bool,
 }
@@ -106,14 +142,21 @@ impl Bases {
     /// Reads what is noted of the session in a directory.
     pub(super) fn read(session: &Path) -> Self {
         let directory = session.join("base");
-        let read = || -> io::Result<(BTreeMap<PathBuf, Noted>, BTreeSet<PathBuf>)> {
+        let mut bases = Self {
+            directory: directory.clone(),
+            all: BTreeMap::new(),
+            hiding: BTreeSet::new(),
+            directories: BTreeSet::new(),
+            is_damaged: false,
+        };
+        let mut read = || -> io::Result<()> {
             let mut file = match File::options()
                 .read(true)
                 .custom_flags(no_follow())
                 .open(directory.join(MANIFEST))
             {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    return Ok(Default::default());
+                    return Ok(());
                 }
                 other => other?,
             };
@@ -123,19 +166,20 @@ impl Bases {
             if manifest.version > VERSION {
                 return Err(io::Error::other("a newer forge has written it"));
             }
-            let bases = manifest.bases.into_iter();
-            let bases = bases.map(|one| (one.path.as_path().to_path_buf(), one.into()));
-            let hiding = manifest.hiding.iter().map(|path| path.as_path().to_path_buf());
-            Ok((bases.collect(), hiding.collect()))
+            let all = manifest.bases.into_iter();
+            bases.all = all.map(|one| (one.path.as_path().to_path_buf(), one.into())).collect();
+            let paths = |written: Vec<WrittenPath>| {
+                written.iter().map(|path| path.as_path().to_path_buf()).collect()
+            };
+            bases.hiding = paths(manifest.hiding);
+            bases.directories = paths(manifest.directories);
+            Ok(())
         };
-        match read() {
-            Ok((all, hiding)) => Self { directory, all, hiding, is_damaged: false },
-            Err(error) => {
-                tracing::warn!(%error, path = %directory.display(), "What the changed files were cannot be read.");
-                let (all, hiding) = Default::default();
-                Self { directory, all, hiding, is_damaged: true }
-            }
+        if let Err(error) = read() {
+            tracing::warn!(%error, path = %directory.display(), "What the changed files were cannot be read.");
+            bases.is_damaged = true;
         }
+        bases
     }
 
     /// What a path was; where nothing is noted, `None`.
@@ -193,13 +237,16 @@ impl Bases {
         lower: BorrowedFd<'_>,
         changes: &DetailedChangeSet,
         moments: &Moments,
+        dropped: Dropped,
     ) -> io::Result<()> {
         let mut is_new = false;
         let listed = || {
             let changed = changes.changes.iter().map(|change| &change.path);
-            changed.chain(&changes.unchanged).chain(&changes.hiding)
+            // Directories, too, with which one side stands alone: something else may take their place on both.
+            let directories = changes.own_directories.iter().chain(&changes.gone_directories);
+            changed.chain(&changes.unchanged).chain(&changes.hiding).chain(directories)
         };
-        if !self.is_damaged {
+        if !self.is_damaged && dropped == Dropped::BeginsAnew {
             let listed: BTreeSet<&PathBuf> = listed().collect();
             let before = self.all.len();
             // What the session dropped again begins anew: neither side has anything there. An undo may bring it back.
@@ -227,18 +274,15 @@ impl Bases {
         let mut found = Vec::new();
         let new: Vec<&PathBuf> = listed().filter(|path| !self.all.contains_key(*path)).collect();
         let now = if new.is_empty() { None } else { self.now() };
+        let sides = Sides { upper, lower, moments, hiding: &hiding, now };
         for path in new {
-            let (base, sight) = match self.found(upper, lower, path, moments, now)? {
-                (Base::Known(_), _) if self.is_hidden_since_before(path, &hiding) => {
-                    (Base::Unknown, None)
-                }
-                found => found,
-            };
+            let (base, sight) = self.found(&sides, path)?;
             found.push((path.clone(), Noted { sight, ..Noted::unseen(base) }));
         }
-        is_new |= !found.is_empty() || hiding != self.hiding;
+        let directories = changes.own_directories.iter().cloned().collect();
+        is_new |= !found.is_empty() || hiding != self.hiding || directories != self.directories;
         self.all.extend(found);
-        self.hiding = hiding;
+        (self.hiding, self.directories) = (hiding, directories);
         if is_new { self.write() } else { Ok(()) }
     }
 
@@ -248,20 +292,16 @@ impl Bases {
         let was_directory =
             |noted: &Noted| matches!(noted.base, Base::Known(Entry::Directory { .. }));
         path.ancestors().skip(1).filter(|above| hiding.contains(*above)).any(|above| {
+            // What the host put into a directory that is no more was seen in it, where that did not hide it.
             self.hiding.contains(above)
-                || self.all.get(above).is_some_and(|noted| !was_directory(noted))
+                || !self.directories.contains(above)
+                    && self.all.get(above).is_some_and(|noted| !was_directory(noted))
         })
     }
 
     /// What a path was when the session began to differ, and the host's where that is it.
-    fn found(
-        &self,
-        upper: BorrowedFd<'_>,
-        lower: BorrowedFd<'_>,
-        path: &Path,
-        moments: &Moments,
-        now: Option<Moment>,
-    ) -> io::Result<(Base, Option<Sight>)> {
+    fn found(&self, sides: &Sides<'_>, path: &Path) -> io::Result<(Base, Option<Sight>)> {
+        let &Sides { upper, lower, moments, hiding, now } = sides;
         let unknown = Ok((Base::Unknown, None));
         let copy = stat(upper, path)?;
         let Some(since) = moments.seen_by(copy.as_ref()).filter(|_| !self.is_damaged) else {
@@ -270,8 +310,10 @@ impl Bases {
         match entry(lower, path) {
             Ok(Some((found, stat)))
                 // Where both have the same now, both go on from there.
-                if Moment::changed(&stat) <= since && !is_elsewhere(lower, path, since)
-                    || has(upper, path, &found) =>
+                if has(upper, path, &found)
+                    || Moment::changed(&stat) <= since
+                        && !is_elsewhere(lower, path, since)
+                        && !self.is_hidden_since_before(path, hiding) =>
             {
                 if let Entry::File { size_bytes, digest, .. } = found
                     && size_bytes <= MAX_KEPT_BYTES
@@ -341,11 +383,11 @@ impl Bases {
     /// from here on is new.
     pub(super) fn settle(
         &mut self,
-        paths: impl IntoIterator<Item = (PathBuf, Base)>,
+        paths: Vec<DealtWith>,
         applied: Option<&AppliedId>,
     ) -> io::Result<()> {
-        for (path, base) in paths {
-            let noted = self.all.entry(path).or_insert(Noted::unseen(Base::Unknown));
+        for DealtWith { path, base, before } in paths {
+            let noted = self.all.entry(path).or_insert(Noted::unseen(before));
             let before = std::mem::replace(&mut noted.base, base);
             // The host's may be another: what was merged, or what the user has kept.
             noted.sight = None;
@@ -354,22 +396,25 @@ impl Bases {
         self.write()
     }
 
-    /// The same of an apply of which nobody was told in time: with each path, what the host had before it.
+    /// The same of an apply of which nobody was told in time.
     pub(super) fn settle_late(
         &mut self,
-        paths: impl IntoIterator<Item = (PathBuf, Base, Base)>,
+        mut paths: Vec<DealtWith>,
         applied: &AppliedId,
     ) -> io::Result<()> {
-        for (path, base, was) in paths {
-            // What is deleted on both sides by now may count as never having been there.
-            let unnoted = || Noted::unseen(base.clone());
-            let noted = self.all.entry(path).or_insert_with(unnoted);
-            let before = std::mem::replace(&mut noted.base, base.clone());
-            noted.sight = None;
-            let before = if before == base { was } else { before };
-            noted.before.push((applied.clone(), before));
+        let is_told = |path: &Path| {
+            let noted = self.all.get(path);
+            noted.is_some_and(|noted| noted.before.iter().any(|(id, _)| id == applied))
+        };
+        paths.retain(|one| !is_told(&one.path));
+        for one in &paths {
+            // Noted since then, by somebody who saw that both sides have the same.
+            if let Some(noted) = self.all.get_mut(&one.path).filter(|noted| noted.base == one.base)
+            {
+                noted.base = one.before.clone();
+            }
         }
-        self.write()
+        self.settle(paths, Some(applied))
     }
 
     /// Notes that an apply was taken back for these paths.
@@ -408,8 +453,11 @@ impl Bases {
             sight: noted.sight,
             before: noted.before.iter().map(before).collect(),
         });
-        let hiding = self.hiding.iter().map(|path| WrittenPath::of(path)).collect();
-        let manifest = Manifest { version: VERSION, bases: bases.collect(), hiding };
+        let paths = |paths: &BTreeSet<PathBuf>| {
+            paths.iter().map(|path| WrittenPath::of(path)).collect::<Vec<_>>()
+        };
+        let (hiding, directories) = (paths(&self.hiding), paths(&self.directories));
+        let manifest = Manifest { version: VERSION, bases: bases.collect(), hiding, directories };
         let path = self.directory.join(MANIFEST);
         let new = self.directory.join("manifest.json.new");
         write_private(&new, &serde_json::to_vec(&manifest)?)?;

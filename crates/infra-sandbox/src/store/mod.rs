@@ -25,6 +25,7 @@ mod sessions;
 #[cfg(test)]
 mod tests;
 
+pub use base::DealtWith;
 pub(crate) use base::Followed;
 pub use commits::WaitingCommits;
 pub use error::SessionError;

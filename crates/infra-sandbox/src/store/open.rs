@@ -9,12 +9,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use forge_domain::{AppliedId, Base, SessionId};
+use forge_domain::{AppliedId, SessionId};
 use rustix::fs::{CWD, Mode, OFlags, RenameFlags, renameat_with};
 use rustix::io::Errno;
 use tracing::warn;
 
-use super::base::{Bases, Followed};
+use super::base::{Bases, DealtWith, Dropped, Followed};
 use super::commits::BROUGHT;
 use super::error::SessionError;
 use super::lock;
@@ -171,7 +171,8 @@ impl OpenSession {
         changes: &DetailedChangeSet,
     ) -> io::Result<()> {
         let Some(moments) = guard(&self.moments).clone() else { return Ok(()) };
-        Bases::read(&self.directory).record(upper, lower, changes, &moments)
+        let dropped = Dropped::BeginsAnew;
+        Bases::read(&self.directory).record(upper, lower, changes, &moments, dropped)
     }
 
     /// The same of layers that are not mounted.
@@ -190,7 +191,8 @@ impl OpenSession {
         };
         let changes = change_set(upper.as_fd(), lower.as_fd())?;
         let moments = Moments::new(since);
-        Bases::read(&self.directory).record(upper.as_fd(), lower.as_fd(), &changes, &moments)
+        let mut bases = Bases::read(&self.directory);
+        bases.record(upper.as_fd(), lower.as_fd(), &changes, &moments, Dropped::Stays)
     }
 
     /// Notes that the session sees the host from now on as it is now.
@@ -235,12 +237,12 @@ impl OpenSession {
     pub fn settle(
         &self,
         layers: &SessionLayers,
-        paths: impl IntoIterator<Item = (PathBuf, Base)>,
+        paths: Vec<DealtWith>,
         applied: Option<&AppliedId>,
     ) -> Result<(), SessionError> {
         let mut bases = Bases::read(&self.directory);
-        let set = layers.keep_contents(&bases, paths);
-        let set = set.and_then(|paths| bases.settle(paths, applied));
+        let set = layers.keep_contents(&bases, paths.iter().map(|one| (&*one.path, &one.base)));
+        let set = set.and_then(|()| bases.settle(paths, applied));
         set.map_err(SessionError::io("writing to", &self.directory.join("base")))
     }
 
@@ -251,27 +253,24 @@ impl OpenSession {
         paths: Vec<Followed>,
     ) -> Result<(), SessionError> {
         let mut bases = Bases::read(&self.directory);
-        let kept = paths.iter().map(|one| (one.path.clone(), one.base.clone()));
-        let set = layers.keep_contents(&bases, kept.collect::<Vec<_>>());
-        let set = set.and_then(|_| bases.follow(paths));
+        let set = layers.keep_contents(&bases, paths.iter().map(|one| (&*one.path, &one.base)));
+        let set = set.and_then(|()| bases.follow(paths));
         set.map_err(SessionError::io("writing to", &self.directory.join("base")))
     }
 
-    /// The same of an apply by a process that was killed before it could say so: with each path, what the host had
-    /// before it.
+    /// The same of an apply by a process that was killed before it could say so, or before it could say that it had.
     ///
     /// # Errors
     /// As [`settle`](Self::settle).
     pub fn settle_late(
         &self,
         layers: &SessionLayers,
-        paths: Vec<(PathBuf, Base, Base)>,
+        paths: Vec<DealtWith>,
         applied: &AppliedId,
     ) -> Result<(), SessionError> {
         let mut bases = Bases::read(&self.directory);
-        let now = paths.iter().map(|(path, base, _)| (path.clone(), base.clone()));
-        let set = layers.keep_contents(&bases, now.collect::<Vec<_>>());
-        let set = set.and_then(|_| bases.settle_late(paths, applied));
+        let set = layers.keep_contents(&bases, paths.iter().map(|one| (&*one.path, &one.base)));
+        let set = set.and_then(|()| bases.settle_late(paths, applied));
         set.map_err(SessionError::io("writing to", &self.directory.join("base")))
     }
 

@@ -278,18 +278,17 @@ impl SessionLayers {
     }
 
     /// Keeps what files hold that are to be merged with later.
-    pub(super) fn keep_contents(
+    pub(super) fn keep_contents<'a>(
         &self,
         bases: &Bases,
-        paths: impl IntoIterator<Item = (PathBuf, Base)>,
-    ) -> io::Result<Vec<(PathBuf, Base)>> {
-        let keep = |(path, base): (PathBuf, Base)| {
-            if let Base::Known(Entry::File { size_bytes, digest, .. }) = &base {
-                bases.keep_either(&self.upper, &self.lower, &path, *digest, *size_bytes)?;
+        paths: impl IntoIterator<Item = (&'a Path, &'a Base)>,
+    ) -> io::Result<()> {
+        for (path, base) in paths {
+            if let Base::Known(Entry::File { size_bytes, digest, .. }) = base {
+                bases.keep_either(&self.upper, &self.lower, path, *digest, *size_bytes)?;
             }
-            Ok((path, base))
-        };
-        paths.into_iter().map(keep).collect()
+        }
+        Ok(())
     }
 
     /// The permission bits of a directory of the session; `None` where it has none there.
