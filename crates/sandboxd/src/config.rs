@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use derive_setters::Setters;
 use forge_infra_sandbox::SandboxConfig;
@@ -32,6 +33,11 @@ pub struct ServerConfig {
     pub max_body_bytes: usize,
     /// How much of each process's output is kept, at least. Default: 256 MiB, in a file without a name.
     pub kept_output_bytes: u64,
+    /// How often the client of a terminal is asked whether it is there. One that gives no sign of itself three
+    /// times in a row counts as gone. Default: 30 s.
+    pub ping_interval: Duration,
+    /// How long a command on a terminal may be without a client before it is ended. Default: 300 s.
+    pub alone_limit: Duration,
 }
 
 /// Whether a server has the route that starts a process and answers with its output and its end.
@@ -60,6 +66,8 @@ impl ServerConfig {
             max_file_bytes: 4096 * MIB,
             max_body_bytes: 8 * 1024 * 1024,
             kept_output_bytes: 256 * MIB,
+            ping_interval: Duration::from_secs(30),
+            alone_limit: Duration::from_secs(300),
         }
     }
 }

@@ -18,6 +18,7 @@ use crate::process::OutputPlace;
 use crate::registry::Registry;
 use crate::routes;
 use crate::state::{StateDirectory, StateError, StateLock};
+use crate::terminal::Patience;
 
 /// How long open connections are given when everything has ended.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -65,6 +66,7 @@ pub(crate) struct Shared {
     pub(crate) address: SocketAddr,
     pub(crate) registry: Registry,
     pub(crate) output: OutputPlace,
+    pub(crate) patience: Patience,
     pub(crate) max_file_bytes: u64,
     pub(crate) max_body_bytes: usize,
 }
@@ -94,6 +96,10 @@ impl Server {
             address,
             registry: Registry::new(config.sandbox, state),
             output,
+            patience: Patience {
+                ping_interval: config.ping_interval,
+                alone_limit: config.alone_limit,
+            },
             max_file_bytes: config.max_file_bytes,
             max_body_bytes: config.max_body_bytes,
         });
