@@ -6,6 +6,7 @@
 mod access;
 mod attached;
 mod bad_input;
+mod connections;
 mod ends;
 mod files;
 mod lifecycle;
