@@ -41,9 +41,12 @@ pub struct ServerConfig {
     pub header_limit: Duration,
     /// How long the body of a request may come to a halt before the request is given up. Default: 60 s.
     pub stall_limit: Duration,
-    /// How often the client of a terminal is asked whether it is there. One that gives no sign of itself three
-    /// times in a row counts as gone. Default: 30 s.
+    /// How often the client of a terminal is asked whether it is there. Default: 5 s, since the vendor's own
+    /// gives up where nothing comes for 10.
     pub ping_interval: Duration,
+    /// How long such a client may give no sign of itself, answers included, before it counts as gone. Default:
+    /// 90 s.
+    pub silence_limit: Duration,
     /// How long a command on a terminal may be without a client before it is ended. Default: 300 s.
     pub alone_limit: Duration,
 }
@@ -77,7 +80,8 @@ impl ServerConfig {
             max_connections: 1024,
             header_limit: Duration::from_secs(120),
             stall_limit: Duration::from_secs(60),
-            ping_interval: Duration::from_secs(30),
+            ping_interval: Duration::from_secs(5),
+            silence_limit: Duration::from_secs(90),
             alone_limit: Duration::from_secs(300),
         }
     }

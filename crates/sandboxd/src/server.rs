@@ -99,6 +99,7 @@ impl Server {
             output,
             patience: Patience {
                 ping_interval: config.ping_interval,
+                silence_limit: config.silence_limit,
                 alone_limit: config.alone_limit,
             },
             max_file_bytes: config.max_file_bytes,

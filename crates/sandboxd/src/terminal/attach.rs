@@ -21,8 +21,8 @@ const EXIT: u8 = 3;
 
 /// What a client may send at once: a frame's first byte and what it holds.
 const MAX_MESSAGE_BYTES: usize = 64 * 1024;
-/// So many pings in a row may be without an answer, or anything else of the client.
-const MISSED_PINGS: u32 = 3;
+/// In so many parts of the limit there has to be a sign of the client.
+const SILENT_PARTS: u32 = 3;
 /// How long a client may take to take in that it is over.
 const FAREWELL: Duration = Duration::from_secs(5);
 
@@ -50,13 +50,14 @@ struct Heard {
 }
 
 impl Heard {
-    /// Returns when too many pings in a row are without an answer.
-    async fn silence(&self, ping_interval: Duration) {
-        let mut missed = 0;
-        while missed < MISSED_PINGS {
-            tokio::time::sleep(ping_interval).await;
+    /// Returns when nothing was heard for so long, or a third longer.
+    async fn silence(&self, silence_limit: Duration) {
+        let mut silent_parts = 0;
+        while silent_parts < SILENT_PARTS {
+            tokio::time::sleep(silence_limit / SILENT_PARTS).await;
             let heard = self.anything.swap(false, Ordering::SeqCst);
-            missed = if heard || self.is_deaf.load(Ordering::SeqCst) { 0 } else { missed + 1 };
+            let is_there = heard || self.is_deaf.load(Ordering::SeqCst);
+            silent_parts = if is_there { 0 } else { silent_parts + 1 };
         }
     }
 }
@@ -72,7 +73,7 @@ impl Terminal {
             tokio::select! {
                 leave = self.hear(&mut from_client, &ready, &heard) => leave,
                 leave = self.show(&mut to_client, &ready) => leave,
-                () = heard.silence(self.patience.ping_interval) => Leave::Silent,
+                () = heard.silence(self.patience.silence_limit) => Leave::Silent,
             }
         };
         let leave = tokio::select! {

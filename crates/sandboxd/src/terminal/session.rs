@@ -39,6 +39,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub(crate) struct Patience {
     /// How often a client is asked whether it is there.
     pub(crate) ping_interval: Duration,
+    /// How long it may give no sign of itself.
+    pub(crate) silence_limit: Duration,
     /// How long a command may be without a client.
     pub(crate) alone_limit: Duration,
 }

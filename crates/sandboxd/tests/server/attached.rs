@@ -150,9 +150,12 @@ async fn a_command_that_is_alone_for_too_long_is_ended() {
 }
 
 #[tokio::test]
-async fn a_client_that_answers_no_ping_counts_as_gone() {
+async fn a_client_that_gives_no_sign_of_itself_counts_as_gone() {
     let stage = stage_with(|config| {
-        config.ping_interval(Duration::from_millis(100)).alone_limit(Duration::from_millis(400))
+        config
+            .ping_interval(Duration::from_millis(50))
+            .silence_limit(Duration::from_millis(600))
+            .alone_limit(Duration::from_millis(300))
     })
     .await;
     let sandbox = stage.create(json!({})).await;

@@ -29,9 +29,14 @@ async fn rest(connection: &mut TcpStream) -> String {
 #[test]
 fn limits_are_as_documented() {
     let config = ServerConfig::new("/nowhere", ApiKey::parse(&"key".into()).unwrap());
-    let limits =
-        [config.header_limit, config.stall_limit, config.ping_interval, config.alone_limit];
-    assert_eq!(limits.map(|limit| limit.as_secs()), [120, 60, 30, 300]);
+    let limits = [
+        config.header_limit,
+        config.stall_limit,
+        config.ping_interval,
+        config.silence_limit,
+        config.alone_limit,
+    ];
+    assert_eq!(limits.map(|limit| limit.as_secs()), [120, 60, 5, 90, 300]);
     assert_eq!(config.max_connections, 1024);
 }
 
