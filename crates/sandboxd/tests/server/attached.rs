@@ -265,6 +265,19 @@ async fn a_deleted_sandbox_ends_its_terminals_and_lets_no_other_begin() {
 }
 
 #[tokio::test]
+async fn a_server_that_ends_says_so_to_the_clients_of_its_terminals() {
+    let stage = stage().await;
+    let sandbox = stage.create(json!({})).await;
+    let (one, other) = (sandbox.on_terminal("sleep 600").await, sandbox.on_terminal("yes").await);
+    let (mut quiet, stuck) = (one.attach().await, other.attach().await);
+    let began = Instant::now();
+    let ((), farewell) = tokio::join!(stage.end(), quiet.farewell());
+    assert_eq!(farewell, Farewell::closed(1001, "session terminated"));
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    drop(stuck);
+}
+
+#[tokio::test]
 async fn an_open_terminal_stands_still_with_its_sandbox_and_goes_on_with_it() {
     let stage = stage().await;
     let sandbox = stage.create(json!({"name": "still"})).await;
