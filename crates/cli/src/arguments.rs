@@ -79,6 +79,9 @@ pub(crate) enum Verb {
     ///
     /// Prints one line with its address when it is ready, and serves until SIGTERM or Ctrl-C, which end every
     /// sandbox. Every request needs the key as its bearer; without one given, one is made and said on stderr.
+    ///
+    /// A sandbox has this machine's network, its loopback and what listens there included, unless the request
+    /// that makes it says "network": {"allow_internet_access": false}. That is Tensorlake's default, too.
     Serve(ServeArguments),
     /// Say what the sandbox can do on this machine, and what is in its way
     Doctor(DoctorArguments),

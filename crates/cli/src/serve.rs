@@ -23,6 +23,10 @@ use crate::variables;
 /// The key, for those who set neither option.
 const KEY_VARIABLE: &str = "FORGE_SERVE_API_KEY";
 
+/// What nobody is to overlook who serves others.
+const SHARED_NETWORK: &str = "sandboxes have this machine's network, its loopback and what listens there included, \
+                              unless they are made with \"network\": {\"allow_internet_access\": false}";
+
 /// Serves until a signal asks for the end, and then ends every sandbox.
 ///
 /// # Errors
@@ -61,6 +65,7 @@ pub(crate) async fn run(arguments: ServeArguments) -> Result<Conclusion, Failure
     }
     raise_descriptor_limit();
     let server = Server::start(config).await?;
+    failure::warn(SHARED_NETWORK, paint);
     if generated {
         let text = format!("no key was given; clients need TENSORLAKE_API_KEY={}", key.expose());
         failure::note(&text, paint);

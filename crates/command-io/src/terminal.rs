@@ -13,6 +13,7 @@ use forge_domain::{
 };
 use futures_util::StreamExt;
 use rustix::termios::Winsize;
+use tokio::io::Interest;
 use tokio::net::unix::pipe;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
@@ -27,15 +28,16 @@ const SILENCE_AFTER_END: Duration = Duration::from_millis(100);
 /// How much is still read after the end: more than a terminal can hold.
 const MAX_BYTES_AFTER_END: usize = 1024 * 1024;
 
-/// How often a terminal is looked at that no process has open while the command runs on: it may open
-/// `/dev/tty` again.
+/// How often a terminal is looked at that no process has open while the command runs on, or had open once: it
+/// may open `/dev/tty` again.
 const UNUSED_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The host's end of a pseudo-terminal.
 ///
 /// Tokio's pipes wait for any descriptor that can be polled, which a terminal can. Only `try_read` and
 /// `try_write` of them are used: `AsyncRead` takes a short read for an emptied pipe, and a terminal gives
-/// short reads always.
+/// short reads always. And a terminal that was hung up counts as ready for ever, which waiting for it does not
+/// bear in mind: where nothing can be read or written then, it is looked at again a little later.
 #[derive(Debug)]
 pub struct Terminal {
     shown: pipe::Receiver,
@@ -59,7 +61,7 @@ impl Terminal {
     /// Reads some bytes; none at the end. Cancel safe: a dropped read has taken nothing.
     async fn read(&self, buffer: &mut BytesMut) -> io::Result<Bytes> {
         loop {
-            self.shown.readable().await?;
+            let ready = self.shown.ready(Interest::READABLE).await?;
             buffer.resize(READ_BYTES, 0);
             let mut filled = 0;
             // One call gives no more than a few lines; a screen is to be one piece.
@@ -70,6 +72,9 @@ impl Terminal {
                     Ok(read) => filled += read,
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock && filled == 0 => {
+                        if ready.is_read_closed() {
+                            tokio::time::sleep(UNUSED_INTERVAL).await;
+                        }
                         break;
                     }
                     Err(_) if filled > 0 => break,
@@ -84,14 +89,15 @@ impl Terminal {
 
     async fn write(&self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
-            self.typed.writable().await?;
+            let ready = self.typed.ready(Interest::WRITABLE).await?;
             match self.typed.try_write(bytes) {
                 Ok(written) => bytes = &bytes[written..],
-                Err(error)
-                    if matches!(
-                        error.kind(),
-                        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-                    ) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if ready.is_write_closed() {
+                        tokio::time::sleep(UNUSED_INTERVAL).await;
+                    }
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -221,4 +227,77 @@ async fn pass_on(
         }
     }
     pending().await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::CString;
+    use std::os::fd::OwnedFd;
+
+    use rustix::fs::{Mode, OFlags, open};
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+
+    use super::*;
+
+    /// A pseudo-terminal's master, and the path of its other end.
+    fn master() -> (OwnedFd, CString) {
+        let master =
+            openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
+        grantpt(&master).unwrap();
+        unlockpt(&master).unwrap();
+        let path = ptsname(&master, Vec::new()).unwrap();
+        (master, path)
+    }
+
+    fn other_end(path: &CString) -> OwnedFd {
+        open(path.as_c_str(), OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty())
+            .unwrap()
+    }
+
+    /// A terminal that was closed by everybody and opened again.
+    async fn reopened() -> (Terminal, OwnedFd) {
+        let (master, path) = master();
+        drop(other_end(&path));
+        let terminal = Terminal::new(master).unwrap();
+        // It is known as hung up from here on.
+        assert!(terminal.read(&mut BytesMut::new()).await.is_err());
+        (terminal, other_end(&path))
+    }
+
+    /// Does something where a task that never waits for anything would stop everything else.
+    fn on_one_thread(work: impl Future<Output = ()> + Send + 'static) {
+        let (told, done) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let mut builder = tokio::runtime::Builder::new_current_thread();
+            builder.enable_all().build().unwrap().block_on(work);
+            told.send(()).unwrap();
+        });
+        done.recv_timeout(Duration::from_secs(20)).expect("it stands still");
+    }
+
+    #[test]
+    fn a_terminal_that_is_opened_again_is_waited_for_and_read() {
+        on_one_thread(async {
+            let (terminal, other) = reopened().await;
+            let mut buffer = BytesMut::new();
+            let nothing = terminal.read(&mut buffer);
+            assert!(tokio::time::timeout(Duration::from_millis(100), nothing).await.is_err());
+            rustix::io::write(&other, b"again").unwrap();
+            assert_eq!(terminal.read(&mut buffer).await.unwrap(), "again");
+        });
+    }
+
+    #[test]
+    fn a_terminal_that_is_opened_again_and_full_lets_others_go_on() {
+        on_one_thread(async {
+            let (terminal, other) = reopened().await;
+            let much = vec![b'x'; 1024 * 1024];
+            let mut settings = rustix::termios::tcgetattr(&other).unwrap();
+            settings.make_raw();
+            let now = rustix::termios::OptionalActions::Now;
+            rustix::termios::tcsetattr(&other, now, &settings).unwrap();
+            let typing = terminal.write(&much);
+            assert!(tokio::time::timeout(Duration::from_millis(100), typing).await.is_err());
+        });
+    }
 }

@@ -19,6 +19,7 @@ use forge_domain::{
     OutputLimits, OutputOffset, Program, Removal, Search, SearchError, SearchOutcome, SearchQuery,
     Signal, Stdin, TakenIn, TerminalIo, TerminalSize, Terminals, WriteOptions,
 };
+use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::environment::{Inner, Others, SandboxEnvironment, Standing, blocking};
@@ -207,6 +208,7 @@ pub struct StartedOnTerminal {
     watch: Watch,
     launched: LaunchedOnTerminal,
     limits: RunLimits,
+    ended: CancellationToken,
 }
 
 impl fmt::Debug for StartedOnTerminal {
@@ -220,6 +222,13 @@ impl StartedOnTerminal {
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.launched.pid
+    }
+
+    /// Cancelled, while it is followed, when the command and its children have ended, and before what is left
+    /// on the terminal is read: less than a mebibyte, which a sink can take in without making it wait.
+    #[must_use]
+    pub fn ended(&self) -> CancellationToken {
+        self.ended.clone()
     }
 
     /// Follows it to its end, as [`Terminals::run_on_terminal`] does. Its time limit counts from here.
@@ -236,7 +245,7 @@ impl StartedOnTerminal {
     }
 
     async fn follow_in_call(self, io: TerminalIo) -> CommandExit {
-        follow_on_terminal(self.launched, self.limits, io, self.watch).await
+        follow_on_terminal(self.launched, self.limits, io, self.watch, self.ended).await
     }
 }
 
@@ -272,7 +281,8 @@ impl SandboxEnvironment {
         let launched = launch_on_terminal(&standing.session, &command).await?;
         let watch = self.watch(&standing);
         let limits = RunLimits { farewell: Signal::HUP, ..RunLimits::of(request) };
-        Ok(StartedOnTerminal { environment: self.clone(), watch, launched, limits })
+        let ended = CancellationToken::new();
+        Ok(StartedOnTerminal { environment: self.clone(), watch, launched, limits, ended })
     }
 }
 

@@ -250,16 +250,16 @@ pub(crate) async fn follow(
     exit(&session, began, memory_kills, end, output)
 }
 
-/// The same for a command on a terminal.
+/// The same for a command on a terminal. Its end is told by `ended` before what is left is read.
 pub(crate) async fn follow_on_terminal(
     launched: LaunchedOnTerminal,
     limits: RunLimits,
     io: TerminalIo,
     mut watch: Watch,
+    ended: CancellationToken,
 ) -> CommandExit {
     let began = Instant::now();
     let LaunchedOnTerminal { session, control, terminal, memory_kills, .. } = launched;
-    let ended = CancellationToken::new();
     let (controller, requests) = CommandController::new();
     let pump = TerminalPump { terminal, io, controller, ended: ended.clone() };
     let supervision = async {

@@ -6,6 +6,7 @@
 The key is taken from TENSORLAKE_API_KEY. Each part is a function; the name of one that fails is printed, and the exit code is 1.
 """
 
+import asyncio
 import hashlib
 import os
 import sys
@@ -23,6 +24,7 @@ os.environ["NO_PROXY"] = "127.0.0.1,0.0.0.0"
 
 # Only now: it reads its environment when it is imported.
 from tensorlake.sandbox import (  # noqa: E402
+    AsyncSandbox,
     OutputMode,
     Sandbox,
     SandboxClient,
@@ -147,6 +149,81 @@ def files(sandbox):
     raises(SandboxError, lambda: sandbox.list_directory("/data/deep/file"))
 
 
+def terminals(sandbox):
+    shown, codes = bytearray(), []
+    script = 'stty size; while read line; do eval "$line"; done; exit 7'
+    pty = sandbox.create_pty(
+        "sh",
+        ["-c", script],
+        env={"A": "b"},
+        working_dir="/usr",
+        rows=30,
+        cols=100,
+        on_data=shown.extend,
+        on_exit=codes.append,
+    )
+    until("its size is shown", lambda: b"30 100" in shown)
+    pty.resize(120, 40)
+    pty.send_input("stty size; echo $A; pwd\r")
+    until("its other size is shown", lambda: b"40 120\r\nb\r\n/usr\r\n" in shown)
+    # This client hangs up itself where nothing comes for ten seconds, pings included.
+    time.sleep(12)
+    assert pty.connected
+    pty.send_input(bytes([4]))
+    assert (pty.wait(20), codes) == (7, [7])
+    raises(SandboxError, pty.connect)
+
+    # Left, and found again by its id and token.
+    shown.clear()
+    session = value(sandbox.create_pty_session("sh", ["-c", "stty -echo; while read a; do echo \"<$a>\"; done"]))
+    pty = sandbox.connect_pty(session["session_id"], session["token"], on_data=shown.extend)
+    pty.send_input("one\r")
+    until("it answers", lambda: b"<one>" in shown)
+    pty.disconnect()
+    assert not pty.connected
+    again = sandbox.connect_pty(session["session_id"], session["token"], on_data=shown.extend)
+    again.send_input("two\r")
+    until("it answers", lambda: b"<two>" in shown)
+    again.send_input(bytes([3]))
+    assert again.wait(20) == -1, "a signal has no code"
+
+    # Any bytes; more at once than fits into one piece of the way.
+    shown.clear()
+    pty = sandbox.create_pty("sh", ["-c", "stty raw -echo; echo ready; head -c 60000 | sha256sum"], on_data=shown.extend)
+    until("it is ready", lambda: b"ready" in shown)
+    contents = bytes(range(256)) * 235
+    pty.send_input(contents[:60000])
+    assert pty.wait(20) == 0
+    assert hashlib.sha256(contents[:60000]).hexdigest().encode() in shown, shown
+
+    pty = sandbox.create_pty("sleep", ["1000"])
+    pty.kill()
+    # This one cannot read why a socket was closed; the asynchronous one can.
+    raises(SandboxError, lambda: pty.wait(20))
+    raises(SandboxError, pty.kill)
+    raises(SandboxError, lambda: sandbox.create_pty("no-such-program"))
+    raises(SandboxError, lambda: sandbox.connect_pty(session["session_id"], "wrong"))
+    asyncio.run(asynchronous_terminals(sandbox.sandbox_id))
+
+
+async def asynchronous_terminals(sandbox_id):
+    sandbox = await AsyncSandbox.connect(sandbox_id, api_url=URL, api_key=KEY)
+    shown = bytearray()
+    pty = await sandbox.create_pty("sh", ["-c", "read a; stty size; exit 5"], on_data=shown.extend)
+    await pty.resize(90, 33)
+    await pty.send_input("x\r")
+    assert await pty.wait(20) == 5
+    assert b"33 90" in shown, shown
+    pty = await sandbox.create_pty("cat")
+    await pty.kill()
+    try:
+        await pty.wait(20)
+    except SandboxError as error:
+        assert "terminated" in str(error), error
+    else:
+        raise AssertionError("a killed terminal was waited for")
+
+
 def daemon(sandbox):
     assert value(sandbox.health()).healthy
     info = value(sandbox.daemon_info())
@@ -213,7 +290,7 @@ def end(sandbox):
 
 def main():
     sandbox = create(name="first", cpus=1.0, memory_mb=512)
-    parts = [run, processes, files, daemon, names, suspension, refusals]
+    parts = [run, processes, terminals, files, daemon, names, suspension, refusals]
     failed = []
     for part, arguments in [(part, [sandbox]) for part in parts] + [(pending, []), (end, [sandbox])]:
         began = time.time()

@@ -8,6 +8,7 @@
 #![cfg(target_os = "linux")]
 
 mod config;
+mod connections;
 mod failure;
 mod key;
 mod lines;

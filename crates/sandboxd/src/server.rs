@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use axum::serve::ListenerExt as _;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -13,11 +12,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::config::ServerConfig;
+use crate::connections::{self, ConnectionLimits};
 use crate::key::ApiKey;
 use crate::process::OutputPlace;
 use crate::registry::Registry;
 use crate::routes;
 use crate::state::{StateDirectory, StateError, StateLock};
+use crate::terminal::Patience;
 
 /// How long open connections are given when everything has ended.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -54,7 +55,7 @@ pub struct Server {
 /// What ends last.
 #[derive(Debug)]
 struct Running {
-    task: JoinHandle<io::Result<()>>,
+    task: JoinHandle<()>,
     lock: StateLock,
 }
 
@@ -65,8 +66,10 @@ pub(crate) struct Shared {
     pub(crate) address: SocketAddr,
     pub(crate) registry: Registry,
     pub(crate) output: OutputPlace,
+    pub(crate) patience: Patience,
     pub(crate) max_file_bytes: u64,
     pub(crate) max_body_bytes: usize,
+    pub(crate) stall_limit: Duration,
 }
 
 impl Server {
@@ -94,16 +97,22 @@ impl Server {
             address,
             registry: Registry::new(config.sandbox, state),
             output,
+            patience: Patience {
+                ping_interval: config.ping_interval,
+                silence_limit: config.silence_limit,
+                alone_limit: config.alone_limit,
+            },
             max_file_bytes: config.max_file_bytes,
             max_body_bytes: config.max_body_bytes,
+            stall_limit: config.stall_limit,
         });
         let app = routes::router(Arc::clone(&shared), config.run);
-        // Small answers are not to wait for the client's acknowledgement of the ones before.
-        let listener = listener.tap_io(|connection| drop(connection.set_nodelay(true)));
         let ending = CancellationToken::new();
-        let told = ending.clone().cancelled_owned();
-        let serving = axum::serve(listener, app).with_graceful_shutdown(told);
-        let task = tokio::spawn(async move { serving.await });
+        let limits = ConnectionLimits {
+            max_connections: config.max_connections,
+            header_limit: config.header_limit,
+        };
+        let task = tokio::spawn(connections::serve(listener, app, limits, ending.clone()));
         let running = Mutex::new(Some(Running { task, lock }));
         info!(%address, "The server listens.");
         Ok(Self { address, shared, ending, running })

@@ -12,6 +12,10 @@ use rustix::process::Signal;
 
 use crate::harness::{World, run, send, wait, wait_until};
 
+/// What every start says.
+const NETWORK: &str = "warning: sandboxes have this machine's network, its loopback and what listens there included, \
+                       unless they are made with \"network\": {\"allow_internet_access\": false}\n";
+
 struct Serving {
     child: Child,
     url: String,
@@ -85,7 +89,7 @@ fn a_term_ends_it_with_every_sandbox() {
     assert_eq!(sessions(&world), 1);
     send(&serving.child, Signal::TERM);
     let actual = wait(serving.child);
-    assert_eq!((actual.code, actual.stderr.as_str()), (Some(0), ""));
+    assert_eq!((actual.code, actual.stderr.as_str()), (Some(0), NETWORK));
     assert_eq!((sleepers("918273"), sessions(&world)), (0, 0));
 }
 
@@ -116,7 +120,8 @@ fn a_key_is_made_and_said_where_none_is_given() {
     let said = std::io::read_to_string(stderr).unwrap();
     let key = said.trim_end().rsplit('=').next().unwrap();
     assert_eq!(key.len(), 70, "{said:?}");
-    assert!(said.starts_with("note: no key was given; clients need TENSORLAKE_API_KEY=forge_"));
+    let key_line = said.strip_prefix(NETWORK).unwrap();
+    assert!(key_line.starts_with("note: no key was given; clients need TENSORLAKE_API_KEY=forge_"));
     assert_eq!(wait(child).code, Some(0));
 }
 
@@ -186,4 +191,14 @@ fn forge_runs_commands_on_a_server_of_its_own() {
     assert_eq!(sessions(&world), 0);
     send(&serving.child, Signal::TERM);
     assert_eq!(wait(serving.child).code, Some(0));
+}
+
+#[test]
+fn what_sandboxes_share_with_this_machine_is_in_the_help() {
+    let world = World::new();
+    let actual = run(&mut world.forge(&["serve", "--help"]));
+    let text = actual.stdout.split_whitespace().collect::<Vec<_>>().join(" ");
+    let expected = "A sandbox has this machine's network, its loopback and what listens there included, unless the \
+                    request that makes it says \"network\": {\"allow_internet_access\": false}.";
+    assert!(text.contains(expected), "{}", actual.stdout);
 }

@@ -114,7 +114,7 @@ async fn receive(body: Body, limit: u64, directory: &Path) -> Result<Received, F
     let mut file: Option<tokio::fs::File> = None;
     let mut length = 0u64;
     while let Some(piece) = stream.next().await {
-        let piece = piece.map_err(|_| broken())?;
+        let piece = piece.map_err(broken)?;
         length += piece.len() as u64;
         if length > limit {
             return Err(Failure::too_large("the file", limit));

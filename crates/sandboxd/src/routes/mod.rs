@@ -85,6 +85,7 @@ async fn admit(State(shared): App, request: Request, next: Next) -> Response {
         response.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);
         return response;
     }
+    let request = request.map(|body| request::patient(body, shared.stall_limit));
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let response = next.run(request).await;
     debug!(%method, path, status = response.status().as_u16(), "A request was answered.");

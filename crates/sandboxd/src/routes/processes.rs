@@ -116,7 +116,7 @@ pub(super) async fn write_stdin(
     let writer = process.writer().await.ok_or_else(not_writable)?;
     let mut stream = body.into_data_stream();
     while let Some(piece) = stream.next().await {
-        let piece = piece.map_err(|_| broken())?;
+        let piece = piece.map_err(broken)?;
         if !piece.is_empty() && !writer.write(piece).await {
             return Err(not_writable());
         }

@@ -1,13 +1,15 @@
 //! What a request is about: the sandbox that it is for, its body.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use axum::body::Body;
+use axum::body::{Body, HttpBody as _};
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
-use futures_util::StreamExt as _;
+use futures_util::{StreamExt as _, stream};
 use serde::de::DeserializeOwned;
+use thiserror::Error;
 
 use crate::failure::Failure;
 use crate::sandbox::Sandbox;
@@ -80,7 +82,7 @@ async fn collect(body: Body, max_bytes: usize) -> Result<Vec<u8>, Failure> {
     let mut stream = body.into_data_stream();
     let mut bytes = Vec::new();
     while let Some(piece) = stream.next().await {
-        let piece = piece.map_err(|_| broken())?;
+        let piece = piece.map_err(broken)?;
         if bytes.len() + piece.len() > max_bytes {
             return Err(Failure::too_large("the body", max_bytes as u64));
         }
@@ -89,7 +91,35 @@ async fn collect(body: Body, max_bytes: usize) -> Result<Vec<u8>, Failure> {
     Ok(bytes)
 }
 
+/// A body came to a halt for too long.
+#[derive(Debug, Error)]
+#[error("the body came to a halt")]
+struct Stalled;
+
+/// A body that breaks off where it comes to a halt. Only while somebody waits for it does time count.
+pub(super) fn patient(body: Body, stall_limit: Duration) -> Body {
+    if body.is_end_stream() {
+        return body;
+    }
+    let pieces = stream::unfold(Some(body.into_data_stream()), move |pieces| async move {
+        let mut pieces = pieces?;
+        match tokio::time::timeout(stall_limit, pieces.next()).await {
+            Ok(Some(Ok(piece))) => Some((Ok(piece), Some(pieces))),
+            Ok(Some(Err(error))) => Some((Err(error.into_inner()), None)),
+            Ok(None) => None,
+            Err(_) => Some((Err(Stalled.into()), None)),
+        }
+    });
+    Body::from_stream(pieces)
+}
+
 /// For a body that broke off. Nobody may be there to read it.
-pub(crate) fn broken() -> Failure {
+pub(super) fn broken(error: axum::Error) -> Failure {
+    let first: &(dyn std::error::Error + 'static) = &error;
+    if std::iter::successors(Some(first), |error| error.source()).any(|error| error.is::<Stalled>())
+    {
+        let text = "the body came to a halt for too long";
+        return Failure::new(StatusCode::REQUEST_TIMEOUT, "REQUEST_TIMEOUT", text);
+    }
     Failure::bad("the body broke off")
 }

@@ -3,28 +3,31 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::Path;
 use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
+use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use forge_domain::TerminalSize;
 use serde_json::json;
 
+use super::App;
 use super::request::{Inside, JsonBody};
 use crate::failure::Failure;
 use crate::sandbox::Sandbox;
 use crate::terminal::Terminal;
 use crate::wire::{ResizeRequest, StartTerminalRequest};
 
-/// What a client may send at once: a frame's first byte and what it holds.
-const MAX_MESSAGE_BYTES: usize = 64 * 1024;
+/// Where a socket breaks off. What is merely more than a terminal takes is told to be so.
+const MAX_MESSAGE_BYTES: usize = 1024 * 1024;
 
 pub(super) async fn start(
+    State(shared): App,
     Inside(sandbox): Inside,
     JsonBody(body): JsonBody<StartTerminalRequest>,
 ) -> Result<Response, Failure> {
-    let (terminal, token) = Terminal::start(&sandbox.environment, &sandbox.terminals, body).await?;
+    let (environment, terminals) = (&sandbox.environment, &sandbox.terminals);
+    let (terminal, token) = Terminal::start(environment, terminals, shared.patience, body).await?;
     let answer = json!({"session_id": terminal.id, "token": token});
     Ok((StatusCode::CREATED, Json(answer)).into_response())
 }

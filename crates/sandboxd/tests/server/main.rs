@@ -4,12 +4,15 @@
 #![expect(clippy::unwrap_used, reason = "a fixture that cannot be made fails its test")]
 
 mod access;
+mod attached;
 mod bad_input;
+mod connections;
 mod ends;
 mod files;
 mod lifecycle;
 mod load;
 mod processes;
+mod socket;
 mod stage;
 mod streams;
 mod suspension;

@@ -1,4 +1,4 @@
-//! Terminals: who may look at them, and what is left of them. What goes over the socket is the suite's.
+//! Terminals: who may look at them, and what is left of them. What goes over their sockets is in `attached`.
 
 use pretty_assertions::assert_eq;
 use reqwest::{Method, StatusCode};

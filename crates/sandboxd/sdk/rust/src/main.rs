@@ -38,6 +38,7 @@ async fn main() -> Outcome {
 
     run(&inside).await?;
     process(&inside).await?;
+    terminal(&inside).await?;
     files(&inside).await?;
     lifecycle(&sandboxes, &inside, &id).await?;
     println!("good");
@@ -81,6 +82,23 @@ async fn process(inside: &SandboxProxyClient) -> Outcome {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     Err("a signal did not end the process".into())
+}
+
+/// This client starts terminals and deletes them; what goes over their sockets is left to its users.
+async fn terminal(inside: &SandboxProxyClient) -> Outcome {
+    let payload = json!({"command": "sleep", "args": ["271828"], "rows": 30, "cols": 100});
+    let session = inside.create_pty_session(&payload).await?.into_inner();
+    let text = |name: &str| session[name].as_str().unwrap_or_default().to_owned();
+    let (id, token) = (text("session_id"), text("token"));
+    check("a terminal has an id and a token", !id.is_empty() && !token.is_empty())?;
+    let sleeps = json!({"command": "pgrep", "args": ["-fx", "sleep 271828"]});
+    let found = inside.run_process(&sleeps).await?.into_inner();
+    let found: Vec<Value> = found.iter().map(serde_json::to_value).collect::<Result<_, _>>()?;
+    check("its command runs", found.iter().any(|event| event["exit_code"] == 0))?;
+    inside.delete_pty_session(&id).await?;
+    check("it is gone", inside.delete_pty_session(&id).await.is_err())?;
+    let refused = inside.create_pty_session(&json!({"command": "no-such-program"})).await;
+    check("a missing program is an error", refused.is_err())
 }
 
 async fn files(inside: &SandboxProxyClient) -> Outcome {
