@@ -68,7 +68,10 @@ fn a_written_crate(world: &World, choose: impl Fn(&mut Command)) {
     let lib = "pub fn two() -> u8 { 1 }\n#[test]\nfn it_is_two() { assert_eq!(two(), 2) }\n";
     let edit =
         serde_json::json!({ "path": "small/src/lib.rs", "old_text": "{ 1 }", "new_text": "{ 2 }" });
-    let test = "cd small && CARGO_TARGET_DIR=../target cargo test --offline 2>&1";
+    let cargo = cargo();
+    let test = format!(
+        "cd small && PATH={cargo}:$PATH CARGO_TARGET_DIR=../target cargo test --offline 2>&1"
+    );
     let server = Server::start(Script::new([
         Answer::calls([
             write(
@@ -77,9 +80,9 @@ fn a_written_crate(world: &World, choose: impl Fn(&mut Command)) {
             ),
             write("small/src/lib.rs", lib),
         ]),
-        Answer::calls([Call::shell(test, "Test")]),
+        Answer::calls([Call::shell(&test, "Test")]),
         Answer::calls([Call::new("edit", edit.to_string())]),
-        Answer::calls([Call::shell(test, "Test again")]),
+        Answer::calls([Call::shell(&test, "Test again")]),
         Answer::calls([Call::shell(
             "printf 'More.\\n' >>README.md; chmod +x small/src/lib.rs",
             "Say so",
@@ -90,7 +93,7 @@ fn a_written_crate(world: &World, choose: impl Fn(&mut Command)) {
     let mut task = world.forge(&["-m", "openai/scripted", "-p", "write a crate"]);
     server.tell(&mut task);
     choose(&mut task);
-    let ended = run(task.env("PATH", format!("{}:/usr/local/bin:/usr/bin:/bin", cargo())));
+    let ended = run(task.env("PATH", format!("{cargo}:/usr/local/bin:/usr/bin:/bin")));
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
     let results = server.results();
     assert!(

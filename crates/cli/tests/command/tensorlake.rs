@@ -92,7 +92,7 @@ fn a_command_runs_at_the_projects_path_and_leaves_the_project_alone() {
     assert_eq!((actual.code, actual.stdout), (Some(7), stdout));
     assert!(actual.stderr.contains(" holds 1 changed file: "), "{}", actual.stderr);
     let waiting = run(&mut cloud.world.forge(&["diff", "--stat"])).stdout;
-    assert!(waiting.contains("kept | 1 - (gone)"), "{waiting}");
+    assert!(waiting.contains("kept |   1 - (gone)"), "{waiting}");
     assert_eq!(fs::read_to_string(cloud.world.project().join("kept")).unwrap(), "kept\n");
     assert_eq!(fs::read_dir(cloud.world.project()).unwrap().count(), 1);
     cloud.is_settled();
