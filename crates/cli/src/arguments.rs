@@ -352,7 +352,7 @@ pub(crate) struct CommonOptions {
     /// Leave the microVM running at the end, and say its id
     #[arg(long)]
     pub(crate) keep_vm: bool,
-    /// Files of the project that are larger stay behind (1g) [default: 100m in a microVM]
+    /// Larger files of the project do not go into a microVM (1g) [default: 100m]
     #[arg(long, value_name = "SIZE", value_parser = parse_memory)]
     pub(crate) max_file: Option<Mebibytes>,
     /// How much of the project may go into a microVM (4g) [default: 2g]

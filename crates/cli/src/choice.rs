@@ -395,10 +395,10 @@ impl Choice {
         {
             warnings.push("directories added with :rw are changed at once, without review");
         }
-        if let Self::Tensorlake(choice) = self {
-            if choice.config.is_unencrypted() {
-                warnings.push("the key goes to this address without encryption (http)");
-            }
+        if let Self::Tensorlake(choice) = self
+            && choice.config.is_unencrypted()
+        {
+            warnings.push("the key goes to this address without encryption (http)");
         }
         warnings
     }
@@ -539,9 +539,14 @@ mod tests {
     fn options_of_the_sandbox_are_refused_elsewhere() {
         let options = CommonOptions { fresh: true, ..local() };
         let actual = chosen(options, None, None).unwrap_err();
-        assert_eq!(actual, "--fresh is for the sandbox; this machine is used as it is");
+        assert_eq!(actual, "--fresh is for isolated environments; this machine is used as it is");
         let options = CommonOptions { fresh: true, ..with_key("tl_x") };
-        assert!(chosen(options, None, None).is_err());
+        assert!(chosen(options, None, None).is_ok());
+        let add_dir = vec!["/".into()];
+        let options = CommonOptions { add_dir, ..with_key("tl_x") };
+        let actual = chosen(options, None, None).unwrap_err();
+        let expected = "--add-dir is for the sandbox; commands run in a Tensorlake microVM";
+        assert_eq!(actual, expected);
     }
 
     #[test]

@@ -163,9 +163,7 @@ fn said_of(left_out: &[LeftOut]) -> Option<String> {
             [] => String::new(),
         })
         .collect();
-    (!reasons.is_empty()).then(|| {
-        format!("not brought into the microVM: {}; --include and --max-file do", reasons.join(", "))
-    })
+    (!reasons.is_empty()).then(|| format!("not brought into the microVM: {}", reasons.join(", ")))
 }
 
 /// The commits of a session that wait, in words.
