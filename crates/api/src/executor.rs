@@ -264,6 +264,9 @@ impl Describe for Executor {
             #[cfg(target_os = "linux")]
             Self::Sandbox(environment) => environment.describe().await,
             Self::Local(environment) => environment.describe().await,
+            #[cfg(target_os = "linux")]
+            Self::Tensorlake(microvm) => microvm.describe().await,
+            #[cfg(not(target_os = "linux"))]
             Self::Tensorlake(microvm) => microvm.guest.describe().await,
         }
     }

@@ -9,10 +9,10 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use forge_domain::{
-    BackgroundCommands, BoxedError, ChangeSet, Changes, ChangesError, Entry, EnvironmentError,
-    EnvironmentKind, LeftOut, Lifecycle, NotReturned, OutputOffset, ReturnKeeper, Returned,
-    ReturnedOrigin, SourceEntry, SourceError, SourceListing, SourcePath, SourceStamp, TakenIn,
-    WorkspaceLocation, WorkspaceSource,
+    BackgroundCommands, BoxedError, ChangeSet, ChangeTracking, Changes, ChangesError, Describe,
+    Description, Digest, Entry, EnvironmentError, EnvironmentKind, LeftOut, Lifecycle, NotReturned,
+    OutputOffset, ReturnKeeper, Returned, ReturnedOrigin, SourceEntry, SourceError, SourceListing,
+    SourcePath, SourceStamp, TakenIn, WorkspaceLocation, WorkspaceSource,
 };
 use forge_infra_sandbox::{
     OpenSession, Receiver, SessionChoice, SessionEnd, SessionError, SessionLayers, SessionMedium,
@@ -59,7 +59,11 @@ struct SessionSource {
 #[derive(Debug)]
 struct Held {
     layers: SessionLayers,
-    paths: BTreeMap<PathBuf, SourcePath>,
+    /// `None` for what is gone.
+    paths: BTreeMap<PathBuf, Option<SourcePath>>,
+    /// The directories that those are in.
+    above: BTreeMap<PathBuf, SourcePath>,
+    digests: BTreeMap<PathBuf, Digest>,
 }
 
 /// What takes what comes back into the session.
@@ -145,12 +149,17 @@ impl Microvm {
         &self,
         session: &Arc<OpenSession>,
     ) -> Result<(), EnvironmentError> {
+        self.end_background().await?;
+        self.bring_back(session).await
+    }
+
+    async fn end_background(&self) -> Result<(), EnvironmentError> {
         let commands = self.guest.list_background().await?;
         for running in commands.into_iter().filter(|command| command.ending.is_none()) {
             // One that has ended meanwhile is as good.
             drop(self.guest.stop(&running.id, OutputOffset::default()).await);
         }
-        self.bring_back(session).await
+        Ok(())
     }
 
     async fn end(&self, kept: &Kept) -> Result<(), String> {
@@ -233,17 +242,29 @@ impl Kept {
 
 impl WorkspaceSource for SessionSource {
     fn list(&self) -> Result<SourceListing, SourceError> {
+        let mut listing = self.source.list()?;
+        if let Some(held) = &mut *guard(&self.held) {
+            held.release(&*self.source);
+            held.put_into(&mut listing);
+        }
+        Ok(listing)
+    }
+
+    fn begin(&self) -> Result<SourceListing, SourceError> {
         let failed = |source| SourceError::Io { path: self.kept.workspace.clone(), source };
         self.kept.open().map_err(|error| failed(io::Error::other(error)))?;
         let mut listing = self.source.list()?;
-        *guard(&self.held) = match self.kept.session() {
+        let held = match self.kept.session() {
             Some(session) if session.holds_anything().map_err(failed)? => {
                 let layers = session.layers_unmounted();
                 let layers = layers.map_err(|error| failed(io::Error::other(error)))?;
-                Some(hold(layers, &mut listing).map_err(failed)?)
+                let held = Held::of(layers).map_err(failed)?;
+                held.put_into(&mut listing);
+                Some(held)
             }
             _ => None,
         };
+        *guard(&self.held) = held;
         Ok(listing)
     }
 
@@ -258,55 +279,97 @@ impl WorkspaceSource for SessionSource {
         let held = guard(&self.held);
         match held.as_ref().and_then(|held| held.paths.get(path)) {
             // It is this session's alone, and nothing runs in it here.
-            Some(found) => Ok(Some(found.clone())),
+            Some(found) => Ok(found.clone()),
             None => self.source.look(path),
         }
     }
 }
 
-/// Puts what a session holds into a listing of the host's workspace.
-fn hold(layers: SessionLayers, listing: &mut SourceListing) -> io::Result<Held> {
-    let mut paths = BTreeMap::new();
-    let mut all: BTreeMap<PathBuf, SourcePath> =
-        std::mem::take(&mut listing.paths).into_iter().map(|one| (one.path.clone(), one)).collect();
-    for change in layers.changes()?.changes {
-        let path = change.path;
-        let entry = match layers.entry(&path)? {
-            Some(Entry::File { size_bytes, mode, .. }) => {
-                Some(SourceEntry::File { size_bytes, mode: mode & 0o777 })
-            }
-            Some(Entry::Symlink { target }) => Some(SourceEntry::Symlink { target }),
-            Some(Entry::Directory { mode }) => Some(SourceEntry::Directory { mode: mode & 0o777 }),
-            Some(Entry::Special) | None => None,
+impl Held {
+    fn of(layers: SessionLayers) -> io::Result<Self> {
+        let mut held = Self {
+            layers,
+            paths: BTreeMap::new(),
+            above: BTreeMap::new(),
+            digests: BTreeMap::new(),
         };
-        let is_directory = matches!(entry, Some(SourceEntry::Directory { .. }));
-        all.retain(|other, _| !other.starts_with(&path) || (is_directory && *other != path));
-        let Some(entry) = entry else { continue };
-        for above in path.ancestors().skip(1).filter(|above| !above.as_os_str().is_empty()) {
-            let mode = layers.directory_mode(above).unwrap_or(0o755) & 0o777;
-            let directory = held_path(above, SourceEntry::Directory { mode });
-            let is_one = |one: &SourcePath| matches!(one.entry, SourceEntry::Directory { .. });
-            match all.get(above) {
-                Some(one) if is_one(one) => {}
-                _ => drop(all.insert(above.to_path_buf(), directory)),
+        for change in held.layers.changes()?.changes {
+            let path = change.path;
+            let entry = match held.layers.entry(&path)? {
+                Some(Entry::File { size_bytes, digest, mode }) => {
+                    held.digests.insert(path.clone(), digest);
+                    Some(SourceEntry::File { size_bytes, mode: mode & 0o777 })
+                }
+                Some(Entry::Symlink { target }) => Some(SourceEntry::Symlink { target }),
+                Some(Entry::Directory { mode }) => {
+                    Some(SourceEntry::Directory { mode: mode & 0o777 })
+                }
+                Some(Entry::Special) | None => None,
+            };
+            if entry.is_some() {
+                let above = path.ancestors().skip(1);
+                for above in above.filter(|above| !above.as_os_str().is_empty()) {
+                    let mode = held.layers.directory_mode(above).unwrap_or(0o755) & 0o777;
+                    let directory = held_path(above, SourceEntry::Directory { mode });
+                    held.above.insert(above.to_path_buf(), directory);
+                }
             }
+            let one = entry.map(|entry| held_path(&path, entry));
+            held.paths.insert(path, one);
         }
-        let one = held_path(&path, entry);
-        paths.insert(path.clone(), one.clone());
-        all.insert(path, one);
+        Ok(held)
     }
-    let bytes = |path: &Path| path.as_os_str().as_encoded_bytes().to_vec();
-    listing.paths = all.into_values().collect();
-    listing.paths.sort_by_cached_key(|one| bytes(&one.path));
-    listing.total_bytes = listing
-        .paths
-        .iter()
-        .map(|one| match one.entry {
+
+    /// What the host has by now as well, as after an apply, is the host's from here on.
+    fn release(&mut self, source: &dyn WorkspaceSource) {
+        let is_on_the_host = |path: &Path, held: Option<&SourcePath>| {
+            let Ok(host) = source.look(path) else { return false };
+            match (held.map(|held| &held.entry), host.map(|host| host.entry)) {
+                (None, None) => true,
+                (Some(held @ SourceEntry::File { .. }), Some(host)) if *held == host => {
+                    let read = || Some(read_digest(source.open(path).ok()?));
+                    read().flatten().as_ref() == self.digests.get(path)
+                }
+                (Some(held), Some(host)) => *held == host,
+                _ => false,
+            }
+        };
+        self.paths.retain(|path, held| !is_on_the_host(path, held.as_ref()));
+    }
+
+    /// In the place of what the host has.
+    fn put_into(&self, listing: &mut SourceListing) {
+        let paths = std::mem::take(&mut listing.paths).into_iter();
+        let mut all: BTreeMap<PathBuf, SourcePath> =
+            paths.map(|one| (one.path.clone(), one)).collect();
+        let is_directory = |one: &SourcePath| matches!(one.entry, SourceEntry::Directory { .. });
+        for (path, one) in &self.paths {
+            let stays = one.as_ref().is_some_and(is_directory);
+            all.retain(|other, _| !other.starts_with(path) || (stays && other != path));
+            let Some(one) = one else { continue };
+            for above in path.ancestors().skip(1) {
+                if let Some(directory) = self.above.get(above)
+                    && !all.get(above).is_some_and(is_directory)
+                {
+                    all.insert(above.to_path_buf(), directory.clone());
+                }
+            }
+            all.insert(path.clone(), one.clone());
+        }
+        listing.paths = all.into_values().collect();
+        listing.paths.sort_by_cached_key(|one| one.path.as_os_str().as_encoded_bytes().to_vec());
+        let size = |one: &SourcePath| match one.entry {
             SourceEntry::File { size_bytes, .. } => size_bytes,
             _ => 0,
-        })
-        .sum();
-    Ok(Held { layers, paths })
+        };
+        listing.total_bytes = listing.paths.iter().map(size).sum();
+    }
+}
+
+fn read_digest(mut file: Box<dyn io::Read + Send>) -> Option<Digest> {
+    let mut hasher = blake3::Hasher::new();
+    io::copy(&mut file, &mut hasher).ok()?;
+    Some(Digest::new(hasher.finalize().into()))
 }
 
 /// Of what a session holds there is one version for as long as nothing runs in it here.
@@ -357,7 +420,27 @@ impl Changes for Microvm {
     }
 
     async fn discard_changes(&self) -> Result<(), ChangesError> {
-        self.guest.discard_changes().await
+        let Some(kept) = &self.kept else { return self.guest.discard_changes().await };
+        self.end_background().await?;
+        let Some(session) = kept.session() else { return Ok(()) };
+        self.guest.bring_in_anew().await?;
+        Ok(blocking(move || session.discard()).await?)
+    }
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl Describe for Microvm {
+    async fn describe(&self) -> Result<Description, EnvironmentError> {
+        let mut description = self.guest.describe().await?;
+        if self.kept.is_some() {
+            description.capabilities.change_tracking = ChangeTracking::Tracked;
+        }
+        Ok(description)
+    }
+
+    fn kind(&self) -> EnvironmentKind {
+        self.guest.kind()
     }
 }
 

@@ -434,3 +434,75 @@ async fn a_program_uses_a_microvm_by_one_entry() {
     forge.close().await.unwrap();
     assert_eq!((server.count("POST", "/sandboxes"), server.running().len()), (1, 0));
 }
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn what_is_changed_in_a_microvm_is_a_session_of_this_machine() {
+    use std::fs::{create_dir, read_dir, read_to_string, write};
+
+    use forge_api::planning::Choices;
+    use forge_api::{
+        Changes, Describe, ExecutorConfig, ForgeConfig, SecretString, TensorlakeConfig,
+    };
+    use forge_tensorlake_testserver::{ServerOptions, TestServer};
+
+    let directory = tempfile::tempdir().unwrap();
+    let project = directory.path().canonicalize().unwrap().join("project");
+    create_dir(&project).unwrap();
+    for (path, text) in [("a", "one\n"), ("b", "one\n"), ("c", "one\n")] {
+        write(project.join(path), text).unwrap();
+    }
+    let options = ServerOptions { workspace: Some(project.clone()), ..ServerOptions::default() };
+    let server = TestServer::start(options).await.unwrap();
+    let forge = async || {
+        let tensorlake = TensorlakeConfig::new(SecretString::from("k")).api_url(server.url());
+        let executor = ExecutorConfig::Tensorlake(Box::new(tensorlake));
+        let mut config = ForgeConfig::new(&project, executor);
+        config.state_directory = Some(directory.path().join("state"));
+        ForgeAPI::init(config).await.unwrap()
+    };
+    let shell = async |forge: &ForgeAPI, text: &str| {
+        let request = CommandRequest::new(Program::shell(text));
+        let exit = forge.executor().run(request, CommandIo::detached()).await.unwrap();
+        String::from_utf8(exit.output.interleaved()).unwrap()
+    };
+    let changed = async |forge: &ForgeAPI| -> Vec<String> {
+        let changes = forge.executor().changes().await.unwrap().changes;
+        changes.iter().map(|change| change.path.display().to_string()).collect()
+    };
+
+    let first = forge().await;
+    assert_eq!(changed(&first).await, [""; 0], "nothing is made for that");
+    assert_eq!(server.running().len(), 0);
+    shell(&first, "echo two >a; rm b; echo new >d").await;
+    assert_eq!(changed(&first).await, ["a", "b", "d"]);
+    let tracking = first.executor().describe().await.unwrap().capabilities.change_tracking;
+    assert_eq!(tracking, forge_api::ChangeTracking::Tracked);
+    // Between turns: what the user edits goes in, and what both changed is said.
+    write(project.join("c"), "host\n").unwrap();
+    write(project.join("a"), "host\n").unwrap();
+    let taken_in = first.executor().take_in().await.unwrap();
+    assert_eq!((taken_in.updated_paths, taken_in.conflicts), (1, vec!["a".into()]));
+    assert_eq!(shell(&first, "cat a c").await, "two\nhost\n");
+    // What is clean is applied; what is not, waits.
+    let report = first.review(|review| review.apply(&Choices::default())).await.unwrap().unwrap();
+    assert_eq!(report.unwrap().applied.unwrap().paths.len(), 2);
+    assert!(!project.join("b").exists());
+    assert_eq!(read_to_string(project.join("a")).unwrap(), "host\n");
+    assert_eq!(changed(&first).await, ["a"]);
+    first.close().await.unwrap();
+    assert_eq!(server.running().len(), 0);
+    assert!(first.executor().changes().await.is_err(), "it is closed");
+
+    // Another run goes on with it, in another microVM.
+    let second = forge().await;
+    assert_eq!(shell(&second, "cat a c d; ls").await, "two\nhost\nnew\na\nc\nd\n");
+    assert_eq!(changed(&second).await, ["a"]);
+    second.executor().discard_changes().await.unwrap();
+    assert_eq!(shell(&second, "cat a; echo later >e").await, "host\n");
+    assert_eq!(changed(&second).await, ["e"]);
+    second.executor().discard_changes().await.unwrap();
+    second.close().await.unwrap();
+    let sessions = read_dir(directory.path().join("state/sessions")).unwrap().count();
+    assert_eq!((sessions, server.running().len()), (0, 0), "nothing is left of it");
+}

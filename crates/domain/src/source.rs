@@ -140,6 +140,15 @@ pub trait WorkspaceSource: Send + Sync + fmt::Debug {
     /// [`SourceError`]. A single path that cannot be read is left out and said.
     fn list(&self) -> Result<SourceListing, SourceError>;
 
+    /// The same for an environment that has nothing of it yet. Where there is more to bring in than the host's workspace
+    /// has, as what waits in a session, it is among this, and in the place of the host's.
+    ///
+    /// # Errors
+    /// As [`WorkspaceSource::list`].
+    fn begin(&self) -> Result<SourceListing, SourceError> {
+        self.list()
+    }
+
     /// Opens a file that was listed, by its path relative to the root; no symlink on the way is followed.
     ///
     /// # Errors

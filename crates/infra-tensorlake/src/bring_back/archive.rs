@@ -123,7 +123,10 @@ mod tests {
         builder.into_inner().unwrap()
     }
 
-    fn read(archive: &[u8], wanted: &[(&str, u64)]) -> io::Result<(Vec<(String, Vec<u8>)>, usize)> {
+    /// Names and contents.
+    type Found = Vec<(String, Vec<u8>)>;
+
+    fn read(archive: &[u8], wanted: &[(&str, u64)]) -> io::Result<(Found, usize)> {
         let wanted = wanted.iter().map(|(path, size)| (PathBuf::from(path), *size)).collect();
         let mut found = Vec::new();
         let left = read_files(archive, wanted, |path, contents| {

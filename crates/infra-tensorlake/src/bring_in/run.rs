@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use forge_domain::{
-    EnvironmentError, EnvironmentKind, LeftOut, SourceListing, SourcePath, WorkspaceSource,
+    EnvironmentError, EnvironmentKind, LeftOut, SourceError, SourceListing, SourcePath,
+    WorkspaceSource,
 };
 use tokio::sync::{Mutex as AsyncMutex, mpsc};
 use tracing::{info, warn};
@@ -66,6 +67,30 @@ pub(super) struct Sent {
 }
 
 impl TensorlakeEnvironment {
+    /// Has the project brought into the sandbox anew by the next use, in place of everything that is in the workspace
+    /// then. To be called when no command runs.
+    ///
+    /// # Errors
+    /// The sandbox cannot be asked; then nothing has changed.
+    ///
+    /// # Cancel safety
+    /// Call it again to be sure.
+    pub async fn bring_in_anew(&self) -> Result<(), EnvironmentError> {
+        let inner = &self.inner;
+        let mut sent = inner.bring_in.0.lock().await;
+        let (Some(_), Some(mark)) = (&sent.sandbox, inner.project_mark()) else { return Ok(()) };
+        let text = format!("rm -f -- {}", word(mark.as_os_str()));
+        inner
+            .on_sandbox(OPERATION, |ready| {
+                let (guest, text) = (inner.guest(ready), text.clone());
+                Box::pin(async move { guest.script(&Script::new(text, [])).await.map(drop) })
+            })
+            .await?;
+        *sent = Sent::default();
+        *inner.bring_back.known() = None;
+        Ok(())
+    }
+
     /// What of the project stayed behind, once it was brought in.
     pub async fn left_out(&self) -> Vec<LeftOut> {
         self.inner.left_out().await
@@ -81,7 +106,7 @@ impl Inner {
         if sent.sandbox.as_ref() == Some(&guest.ready.id) {
             return Ok(());
         }
-        let listing = list(source).await?;
+        let listing = listed(source, |source| source.begin()).await?;
         info!(
             paths = listing.paths.len(),
             bytes = listing.total_bytes,
@@ -220,8 +245,15 @@ impl Inner {
 pub(super) async fn list(
     source: &Arc<dyn WorkspaceSource>,
 ) -> Result<SourceListing, EnvironmentError> {
+    listed(source, |source| source.list()).await
+}
+
+async fn listed(
+    source: &Arc<dyn WorkspaceSource>,
+    list: impl FnOnce(&dyn WorkspaceSource) -> Result<SourceListing, SourceError> + Send + 'static,
+) -> Result<SourceListing, EnvironmentError> {
     let source = Arc::clone(source);
-    let listing = tokio::task::spawn_blocking(move || source.list());
+    let listing = tokio::task::spawn_blocking(move || list(&*source));
     let listing = listing.await.map_err(|_| unavailable("it was cut off".to_owned()))?;
     listing.map_err(|error| EnvironmentError::Unavailable {
         environment: EnvironmentKind::Tensorlake,
