@@ -1,5 +1,7 @@
 //! What the adapter adds to a command, on the loopback: a command through it against the same request sent
 //! by a bare client, interleaved; the same with 40 ms of latency; exact output and the open daemon beside it.
+//!
+//! With an address as its argument, which takes the key `k`, the first two are measured against that server alone.
 
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a measurement that fails says so")]
 
@@ -23,6 +25,15 @@ fn main() {
     let servers = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     println!("a command (`true`), ms: median (p95)");
+    if let Some(url) = std::env::args().skip(1).find(|argument| argument.starts_with("http")) {
+        let scratch = PathBuf::from("/tmp/forge-bench");
+        let bench = Bench::at(&runtime, url, scratch.join("project"), None);
+        let (adapter, bare) = bench.interleaved(&runtime, 300);
+        println!("  adapter, by run            {adapter}");
+        println!("  the same request, bare     {bare}   ratio {:.3}", adapter.median / bare.median);
+        runtime.block_on(bench.environment.close()).unwrap();
+        return;
+    }
 
     let near = Bench::new(&servers, &runtime, ServerOptions::default());
     let (adapter, bare) = near.interleaved(&runtime, 300);
@@ -46,7 +57,8 @@ fn main() {
 }
 
 struct Bench {
-    server: TestServer,
+    _server: Option<TestServer>,
+    url: String,
     environment: TensorlakeEnvironment,
     client: reqwest::Client,
     sandbox: String,
@@ -89,7 +101,11 @@ impl Bench {
     fn new(servers: &Runtime, runtime: &Runtime, options: ServerOptions) -> Self {
         let server = servers.block_on(TestServer::start(options)).unwrap();
         let root = server.directory().join("project");
-        let environment = environment(&server.url(), root.clone());
+        Self::at(runtime, server.url(), root, Some(server))
+    }
+
+    fn at(runtime: &Runtime, url: String, root: PathBuf, server: Option<TestServer>) -> Self {
+        let environment = environment(&url, root.clone());
         runtime.block_on(environment.prepare()).unwrap();
         let body = captured(runtime, root);
         let client = reqwest::Client::builder()
@@ -98,8 +114,8 @@ impl Bench {
             .tcp_nodelay(true)
             .build()
             .unwrap();
-        let sandbox = server.running()[0].clone();
-        Self { server, environment, client, sandbox, body }
+        let sandbox = environment.id().unwrap();
+        Self { _server: server, url, environment, client, sandbox, body }
     }
 
     fn interleaved(&self, runtime: &Runtime, rounds: usize) -> (Figures, Figures) {
@@ -134,7 +150,7 @@ impl Bench {
         let text = runtime.block_on(async {
             let request = self
                 .client
-                .post(format!("{}/api/v1/processes/run", self.server.url()))
+                .post(format!("{}/api/v1/processes/run", self.url))
                 .header("host", format!("{}.local", self.sandbox))
                 .header("authorization", "Bearer k")
                 .header("accept", "text/event-stream")

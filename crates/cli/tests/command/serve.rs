@@ -7,10 +7,12 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::Child;
 
+use forge_scripted_model::{Answer, Call, Script};
 use pretty_assertions::assert_eq;
 use rustix::process::Signal;
 
-use crate::harness::{World, run, send, wait, wait_until};
+use crate::harness::{Server, World, run, send, wait, wait_until};
+use crate::terminal::Screen;
 
 /// What every start says.
 const NETWORK: &str = "warning: sandboxes have this machine's network, its loopback and what listens there included, \
@@ -201,4 +203,73 @@ fn what_sandboxes_share_with_this_machine_is_in_the_help() {
     let expected = "A sandbox has this machine's network, its loopback and what listens there included, unless the \
                     request that makes it says \"network\": {\"allow_internet_access\": false}.";
     assert!(text.contains(expected), "{}", actual.stdout);
+}
+
+/// How forge talks to it.
+fn client(serving: &Serving) -> String {
+    format!("--tensorlake k3y --tensorlake-url {}", serving.url)
+}
+
+#[test]
+fn a_task_works_on_the_project_in_a_sandbox_of_it_and_its_changes_wait_here() {
+    let world = World::new();
+    world.write("project/file", "one\n");
+    let serving = Serving::start(&world, &["--api-key", "k3y"]);
+    let edit = serde_json::json!({ "path": "file", "old_text": "one", "new_text": "two" });
+    let model = Server::start(Script::new([
+        Answer::calls([Call::shell("pwd; cat file; ls /etc/hostname; echo new >made", "Look")]),
+        Answer::calls([Call::new("edit", edit.to_string())]),
+        Answer::text("Done."),
+    ]));
+    let client = client(&serving);
+    let options: Vec<&str> =
+        client.split(' ').chain(["-m", "openai/scripted", "-p", "go"]).collect();
+    let mut task = world.forge(&options);
+    model.tell(&mut task);
+    let actual = run(&mut task);
+    assert_eq!((actual.code, actual.stdout.as_str()), (Some(0), "Done.\n"), "{}", actual.stderr);
+    let results = model.results();
+    assert!(results[0].contains(&format!("{}\none\n", world.project().display())), "{results:?}");
+    assert!(actual.stderr.contains(" holds 2 changed files: "), "{}", actual.stderr);
+    assert_eq!(fs::read_dir(world.project()).unwrap().count(), 1);
+    assert!(serving.ask("GET /sandboxes", "k3y", "").ends_with(r#"{"sandboxes":[]}"#));
+    assert_eq!(sessions(&world), 0);
+    let waiting = run(&mut world.forge(&["diff", "--name-only"])).stdout;
+    assert_eq!(waiting, "file\nmade\n");
+    send(&serving.child, Signal::TERM);
+    assert_eq!(wait(serving.child).code, Some(0));
+}
+
+#[test]
+fn a_conversation_goes_on_in_one_sandbox_and_follows_what_is_edited_meanwhile() {
+    let world = World::new();
+    world.write("project/file", "one\n");
+    let serving = Serving::start(&world, &["--api-key", "k3y"]);
+    let work = "cat file /tmp/kept made 2>/dev/null; echo mine >made; echo kept >/tmp/kept";
+    let model = Server::start(Script::new([
+        Answer::calls([Call::shell(work, "Work")]),
+        Answer::text("Answered."),
+    ]));
+    let program =
+        format!("\"$FORGE\" {} -m openai/scripted --ask never --apply never", client(&serving));
+    let mut screen = Screen::running(&world, &model, &program);
+    screen.enter("turn one");
+    screen.expect("1 change waits");
+    world.write("project/file", "by hand\n");
+    screen.enter("turn two");
+    screen.expect("Answered.");
+    screen.enter("/diff");
+    screen.expect("+++ b/made");
+    screen.enter("/apply");
+    screen.expect("Apply 1 change?");
+    screen.send("y\n");
+    screen.expect("1 change was applied");
+    screen.enter("/quit");
+    screen.expect("code=0");
+    let results = model.results();
+    assert!(results.last().unwrap().contains("by hand\nkept\nmine\n"), "{results:?}");
+    assert_eq!(fs::read_to_string(world.project().join("made")).unwrap(), "mine\n");
+    assert!(serving.ask("GET /sandboxes", "k3y", "").ends_with(r#"{"sandboxes":[]}"#));
+    send(&serving.child, Signal::TERM);
+    assert_eq!(wait(serving.child).code, Some(0));
 }
