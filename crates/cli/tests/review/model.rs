@@ -262,7 +262,7 @@ impl World {
     /// One use of the session: the edits, what the host does before its end, and the end.
     fn used(&mut self, edits: &[(usize, Edit)], meanwhile: Option<&(usize, Option<Text>)>) {
         let before = self.host();
-        let (seen_before, _) = self.seen();
+        let (seen_before, own_before) = self.seen();
         let config = SandboxConfig::new(self.state()).helper(helper());
         let root = self.project();
         let location = WorkspaceLocation { working_directory: root.clone(), root };
@@ -280,7 +280,7 @@ impl World {
         });
         let host = self.host();
         let (seen, own) = self.seen();
-        let outdated = self.taken_in(edits, meanwhile, &before, &seen_before, &seen);
+        let outdated = self.taken_in(edits, meanwhile, &before, (&seen_before, &own_before), &seen);
         let paths: BTreeSet<&PathBuf> = seen.keys().chain(host.keys()).chain(&own).collect();
         let mut noted = std::mem::take(&mut self.noted);
         noted.retain(|path, noted| {
@@ -330,7 +330,7 @@ impl World {
         edits: &[(usize, Edit)],
         meanwhile: Option<&(usize, Option<Text>)>,
         before: &Nodes,
-        seen_before: &Nodes,
+        (seen_before, own_before): (&Nodes, &BTreeSet<PathBuf>),
         seen: &Nodes,
     ) -> BTreeSet<PathBuf> {
         let mut edited: Vec<&str> = meanwhile.iter().map(|(at, _)| PATHS[*at]).collect();
@@ -344,6 +344,17 @@ impl World {
         for (path, noted) in &mut self.noted {
             let (had, host) = (seen_before.get(path), before.get(path));
             let is_left_alone = noted.bases.contains(&Base::Known(had.cloned()));
+            let now = Base::Known(host.cloned());
+            // Where both had dropped it and the session has nothing of its own, it sees what the host has put there, and
+            // goes on from that.
+            let is_the_hosts = had == host && host.is_some() && !own_before.contains(path);
+            if is_the_hosts
+                && noted.bases.contains(&Base::Known(None))
+                && !noted.bases.contains(&now)
+            {
+                noted.bases.push(now);
+                continue;
+            }
             if had == host || !is_left_alone {
                 continue;
             }
@@ -352,7 +363,6 @@ impl World {
                 let edited = Path::new(edited);
                 path.starts_with(edited) || edited.starts_with(path)
             });
-            let now = Base::Known(host.cloned());
             if is_edited {
                 noted.bases.push(now);
             } else if seen.get(path) == host {

@@ -320,3 +320,18 @@ fn what_the_host_put_into_a_directory_that_the_session_had_made_is_seen_and_can_
         drop(live(&events));
     }
 }
+
+#[test]
+fn what_the_host_put_where_both_had_dropped_something_is_seen_and_can_be_replaced() {
+    drop(live(&[
+        used(D, Edit::Replace(text(0))),
+        apply(&[], None),
+        Event::Host(D, None),
+        Event::Use {
+            edits: vec![(A, Edit::Replace(text(1)))],
+            meanwhile: Some((DX, Some(text(0)))),
+        },
+        used(D, Edit::Replace(text(1))),
+        apply(&[], None),
+    ]));
+}
