@@ -178,8 +178,8 @@ impl Microvm {
             self.guest.keep_running();
             let id = self.guest.id().unwrap_or_default();
             format!(
-                "what was changed in the microVM could not be brought back, so {id} was left \
-                 running: {reason}"
+                "what was changed in the microVM could not be brought back, so {id} was not \
+                 deleted: {reason}"
             )
         });
         let closed = self.guest.close().await.map_err(|error| reason(&error));

@@ -14,6 +14,8 @@ const MAX_FETCHED_BYTES: u64 = 4 * 1024 * 1024 * 1024;
 /// What is known of the guest's tree.
 #[derive(Debug, Default)]
 pub(crate) struct Known {
+    /// Whose tree it is.
+    pub(crate) sandbox: String,
     /// Right after the project was brought in.
     pub(crate) begun: BTreeMap<PathBuf, GuestStat>,
     /// What is kept on the host by now.
@@ -219,6 +221,7 @@ mod tests {
         let known = Known {
             kept: [("a".into(), Kept::Nothing), ("b".into(), Kept::Nothing)].into(),
             begun: now.paths.clone(),
+            ..Known::default()
         };
         assert!(Difference::of(&known, &tree(&[], "")).is_empty());
         assert_eq!(paths(&Difference::of(&known, &now)), ["a", "b"], "they are back");

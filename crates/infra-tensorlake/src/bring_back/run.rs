@@ -75,7 +75,8 @@ impl Inner {
     /// Notes what the guest's tree is now, right after the project was brought in.
     pub(crate) async fn begin_bring_back(&self, guest: &Guest) -> Result<(), EnvironmentError> {
         let tree = self.list_settled(guest).await?;
-        let known = Known { begun: tree.paths, kept: BTreeMap::new() };
+        let sandbox = guest.ready.id.clone();
+        let known = Known { sandbox, begun: tree.paths, kept: BTreeMap::new() };
         *self.bring_back.known() = Some(known);
         Ok(())
     }
@@ -88,7 +89,11 @@ impl Inner {
         if self.bring_back.known().is_none() {
             return Ok(None);
         }
-        let tree = self.list_tree().await?;
+        let guest = self.guest(self.ready().await?);
+        if self.bring_back.known().as_ref().is_none_or(|known| known.sandbox != guest.ready.id) {
+            return Ok(None);
+        }
+        let tree = self.list(&guest, "").await?;
         let Some(found) =
             self.bring_back.known().as_ref().map(|known| Difference::of(known, &tree))
         else {
@@ -124,18 +129,17 @@ impl Inner {
 
     /// What the guest's tree is, when what was written just now can be told apart from what is written next.
     pub(crate) async fn list_settled(&self, guest: &Guest) -> Result<GuestTree, EnvironmentError> {
+        self.list(guest, "settle").await
+    }
+
+    /// Of this very sandbox: another one would have nothing of what was changed.
+    async fn list(&self, guest: &Guest, settle: &str) -> Result<GuestTree, EnvironmentError> {
         let [scratch, root] =
             [&guest.scratch, &self.workspace.root].map(|path| word(path.as_os_str()));
         let text =
-            format!("LC_ALL=C K={scratch} W={root}\nexport LC_ALL\nset -- settle\n{LIST_TREE}");
+            format!("LC_ALL=C K={scratch} W={root}\nexport LC_ALL\nset -- {settle}\n{LIST_TREE}");
         let output = guest.script(&Script::new(text, [])).await;
         let output = output.map_err(|error| error.in_environment(LISTING))?;
-        read_tree(&output).await
-    }
-
-    async fn list_tree(&self) -> Result<GuestTree, EnvironmentError> {
-        let text = format!("set --\n{LIST_TREE}");
-        let output = self.entered(LISTING, &text, |text| Script::new(text, [])).await?;
         read_tree(&output).await
     }
 

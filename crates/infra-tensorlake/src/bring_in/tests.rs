@@ -316,3 +316,14 @@ async fn what_the_host_changes_between_turns_is_brought_in_and_what_both_changed
         stage.environment.close().await.unwrap();
     }
 }
+
+#[tokio::test]
+async fn nothing_is_made_anew_to_bring_back_what_went_with_a_sandbox() {
+    let project = project();
+    let stage = Stage::new(ServerOptions::default(), HostSource::new(project.path())).await;
+    stage.run("echo changed >a").await;
+    stage.server.terminate(&stage.server.running()[0]);
+    assert!(stage.environment.bring_back(Nobody).await.is_err());
+    assert_eq!((stage.server.count("POST", "/sandboxes"), stage.server.running().len()), (1, 0));
+    stage.environment.close().await.unwrap();
+}
