@@ -327,7 +327,7 @@ async fn begin(inner: &Inner, plan: &Plan) -> Result<Running, CommandError> {
     }
 }
 
-/// Makes the workspace as root, for the sandbox's own user, which could not, and brings the project into it.
+/// Makes the workspace, as root where the sandbox's own user cannot, and brings the project into it.
 pub(crate) async fn make_workspace(
     inner: &Inner,
     guest: &Guest,
@@ -339,6 +339,17 @@ pub(crate) async fn make_workspace(
     let owned: Vec<String> =
         between.chain([inner.scratch.as_path()]).map(|path| word(path.as_os_str())).collect();
     let owned = owned.join(" ");
+    // Where no project is to go in, the command has tried this itself.
+    if inner.project_mark().is_some() {
+        let text = format!(
+            "mkdir -p -- {owned} || exit\nfor d in {owned}; do [ -w \"$d\" ] || exit 1; done"
+        );
+        let made = guest.script(&Script::new(text, [])).await;
+        let made = made.map_err(|error| error.in_environment("making the workspace"))?;
+        if made.status == 0 {
+            return inner.bring_in(guest).await;
+        }
+    }
     let text = format!("mkdir -p -- {owned} && chown -- {user}:{group} {owned}");
     let made = guest.script(&Script::new(text, []).by_user("root")).await;
     match made {
