@@ -233,7 +233,6 @@ fn size(stat: &Stat) -> u64 {
 }
 
 /// All that tells two versions apart, mixed into one number (FNV-1a).
-#[allow(clippy::unnecessary_cast, reason = "the fields' types differ between systems")]
 fn stamp(stat: &Stat) -> SourceStamp {
     const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
     let is_directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
