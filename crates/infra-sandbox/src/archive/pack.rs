@@ -62,7 +62,7 @@ impl<W: Write> Packing<W> {
                 self.append(&mut header, EntryType::Symlink, path, &target)
             }
             FileType::CharacterDevice | FileType::RegularFile
-                if directory.is_whiteout(name, stat, directory.may_hold_marks()) =>
+                if directory.is_whiteout(name, stat, || directory.may_hold_marks()) =>
             {
                 self.append(&mut header, EntryType::Char, path, &[])
             }

@@ -68,7 +68,7 @@ pub(crate) fn entry(layer: BorrowedFd<'_>, path: &Path) -> io::Result<Option<(En
 
 fn entry_in(directory: &Directory, name: &OsStr) -> io::Result<Option<(Entry, Statx)>> {
     let Some(stat) = directory.stat(name)? else { return Ok(None) };
-    if directory.is_whiteout(name, &stat, directory.may_hold_marks()) {
+    if directory.is_whiteout(name, &stat, || directory.may_hold_marks()) {
         return Ok(None);
     }
     let mode = u32::from(stat.stx_mode & 0o7777);

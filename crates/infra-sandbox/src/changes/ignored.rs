@@ -75,9 +75,10 @@ impl<'a> Ignored<'a> {
         let name = OsStr::new(".gitignore");
         let upper = Directory::open(self.upper, directory).ok().flatten();
         if let Some(upper) = upper {
-            let marks = upper.may_hold_marks();
             match upper.stat(name) {
-                Ok(Some(stat)) if upper.is_whiteout(name, &stat, marks) => return None,
+                Ok(Some(stat)) if upper.is_whiteout(name, &stat, || upper.may_hold_marks()) => {
+                    return None;
+                }
                 Ok(Some(_)) => return read(self.upper, directory, ".gitignore", directory),
                 Ok(None) | Err(_) if upper.is_opaque() => return None,
                 Ok(None) | Err(_) => {}

@@ -126,12 +126,18 @@ impl Directory {
     }
 
     /// Whether an entry says that the lower layer's is gone.
-    pub(crate) fn is_whiteout(&self, name: &OsStr, stat: &Statx, marks: bool) -> bool {
+    /// To see whether it may hold marks costs more than to look at an entry, so that is asked last.
+    pub(crate) fn is_whiteout(
+        &self,
+        name: &OsStr,
+        stat: &Statx,
+        may_hold_marks: impl FnOnce() -> bool,
+    ) -> bool {
         match file_type(stat) {
             FileType::CharacterDevice => {
                 makedev(stat.stx_rdev_major, stat.stx_rdev_minor) == makedev(0, 0)
             }
-            FileType::RegularFile if marks && stat.stx_size == 0 => {
+            FileType::RegularFile if stat.stx_size == 0 && may_hold_marks() => {
                 let file = self.open_file(name);
                 file.is_ok_and(|file| {
                     let mut value = [0u8; 8];

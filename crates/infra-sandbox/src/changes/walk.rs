@@ -183,7 +183,7 @@ impl Walk<'_> {
             let path = pending.path.join(name);
             let Some(stat) = upper.stat(name)? else { continue };
             let before = lower.as_ref().map(|lower| lower.stat(name)).transpose()?.flatten();
-            if upper.is_whiteout(name, &stat, marks) {
+            if upper.is_whiteout(name, &stat, || marks) {
                 match before {
                     Some(before) => {
                         if file_type(&before) == FileType::Directory {

@@ -13,18 +13,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::fd::BorrowedFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use forge_domain::{AppliedId, Base, Digest, Entry};
 use rustix::fs::{FileType, Statx};
 use serde::{Deserialize, Serialize};
 
+use super::blobs::{Blobs, Keeping};
 use super::lock::no_follow;
 use super::meta::WrittenPath;
 use super::moment::{Moment, Moments, Sight};
-use crate::changes::{DetailedChangeSet, Directory, entry, is_bare, is_copied_up, open, stat};
+use crate::changes::{DetailedChangeSet, Directory, Recent, entry, is_bare, is_copied_up, stat};
 use crate::paths::file_type;
 
 const MANIFEST: &str = "manifest.json";
@@ -131,6 +132,7 @@ enum WrittenBase {
 #[derive(Debug, Clone)]
 pub(super) struct Bases {
     directory: PathBuf,
+    blobs: Blobs,
     all: BTreeMap<PathBuf, Noted>,
     hiding: BTreeSet<PathBuf>,
     directories: BTreeSet<PathBuf>,
@@ -144,6 +146,7 @@ impl Bases {
         let directory = session.join("base");
         let mut bases = Self {
             directory: directory.clone(),
+            blobs: Blobs::new(directory.clone()),
             all: BTreeMap::new(),
             hiding: BTreeSet::new(),
             directories: BTreeSet::new(),
@@ -217,17 +220,7 @@ impl Bases {
 
     /// What a file was, where it was kept.
     pub(super) fn contents(&self, digest: Digest, max_bytes: u64) -> io::Result<Vec<u8>> {
-        let path = self.directory.join("blobs").join(digest.to_string());
-        let file = File::options().read(true).custom_flags(no_follow()).open(path)?;
-        if file.metadata()?.len() > max_bytes {
-            return Err(io::ErrorKind::FileTooLarge.into());
-        }
-        let mut bytes = Vec::new();
-        file.take(max_bytes).read_to_end(&mut bytes)?;
-        if Digest::new(blake3::hash(&bytes).into()) != digest {
-            return Err(io::ErrorKind::InvalidData.into());
-        }
-        Ok(bytes)
+        self.blobs.contents(digest, max_bytes)
     }
 
     /// Notes what is not noted yet: the host has what the session began with where it did not change since.
@@ -275,10 +268,12 @@ impl Bases {
         let new: Vec<&PathBuf> = listed().filter(|path| !self.all.contains_key(*path)).collect();
         let now = if new.is_empty() { None } else { self.now() };
         let sides = Sides { upper, lower, moments, hiding: &hiding, now };
+        let mut keeping = self.blobs.keep();
         for path in new {
-            let (base, sight) = self.found(&sides, path)?;
+            let (base, sight) = self.found(&sides, &mut keeping, path)?;
             found.push((path.clone(), Noted { sight, ..Noted::unseen(base) }));
         }
+        keeping.finish()?;
         let directories = changes.own_directories.iter().cloned().collect();
         is_new |= !found.is_empty() || hiding != self.hiding || directories != self.directories;
         self.all.extend(found);
@@ -300,7 +295,12 @@ impl Bases {
     }
 
     /// What a path was when the session began to differ, and the host's where that is it.
-    fn found(&self, sides: &Sides<'_>, path: &Path) -> io::Result<(Base, Option<Sight>)> {
+    fn found(
+        &self,
+        sides: &Sides<'_>,
+        keeping: &mut Keeping<'_>,
+        path: &Path,
+    ) -> io::Result<(Base, Option<Sight>)> {
         let &Sides { upper, lower, moments, hiding, now } = sides;
         let unknown = Ok((Base::Unknown, None));
         let copy = stat(upper, path)?;
@@ -317,7 +317,7 @@ impl Bases {
             {
                 if let Entry::File { size_bytes, digest, .. } = found
                     && size_bytes <= MAX_KEPT_BYTES
-                    && !self.keep(lower, path, digest)?
+                    && !keeping.keep(digest, || held(lower, &Recent::default(), path))?
                 {
                     return unknown;
                 }
@@ -334,49 +334,30 @@ impl Bases {
         }
     }
 
-    /// Keeps what a file holds, and says whether that is what was hashed.
-    fn keep(&self, lower: BorrowedFd<'_>, path: &Path, digest: Digest) -> io::Result<bool> {
-        let blobs = self.directory.join("blobs");
-        let kept = blobs.join(digest.to_string());
-        if kept.exists() {
-            return Ok(true);
-        }
-        match fs::DirBuilder::new().mode(0o700).create(&blobs) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-            _ => {}
-        }
-        let mut bytes = Vec::new();
-        open(lower, path)?.take(MAX_KEPT_BYTES + 1).read_to_end(&mut bytes)?;
-        if Digest::new(blake3::hash(&bytes).into()) != digest {
-            return Ok(false);
-        }
-        let new = kept.with_extension("new");
-        write_private(&new, &bytes)?;
-        fs::rename(new, kept)?;
-        Ok(true)
-    }
-
-    /// Keeps what a file holds in the layer that has this; where neither does any more, it is not kept.
-    pub(super) fn keep_either(
+    /// Keeps what files hold in the layer that has that; what neither has any more is not kept.
+    pub(super) fn keep_either<'a>(
         &self,
-        upper: &OwnedFd,
-        lower: &OwnedFd,
-        path: &Path,
-        digest: Digest,
-        size_bytes: u64,
+        upper: BorrowedFd<'_>,
+        lower: BorrowedFd<'_>,
+        paths: impl IntoIterator<Item = (&'a Path, &'a Base)>,
     ) -> io::Result<()> {
-        if size_bytes > MAX_KEPT_BYTES {
-            return Ok(());
-        }
-        for layer in [upper, lower] {
-            match self.keep(layer.as_fd(), path, digest) {
-                Ok(true) => break,
-                Ok(false) => {}
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(error),
+        let mut keeping = self.blobs.keep();
+        let (above, below) = (Recent::default(), Recent::default());
+        for (path, base) in paths {
+            let Base::Known(Entry::File { size_bytes, digest, .. }) = base else { continue };
+            if *size_bytes > MAX_KEPT_BYTES {
+                continue;
+            }
+            for (layer, recent) in [(upper, &above), (lower, &below)] {
+                match keeping.keep(*digest, || held(layer, recent, path)) {
+                    Ok(true) => break,
+                    Ok(false) => {}
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    Err(error) => return Err(error),
+                }
             }
         }
-        Ok(())
+        keeping.finish()
     }
 
     /// Notes that these paths are dealt with, by an apply where there was one: what the session makes of them
@@ -484,6 +465,13 @@ fn is_still(layer: BorrowedFd<'_>, path: &Path, since: Moment) -> bool {
     let above = path.ancestors().skip(1).find_map(|above| Directory::open(layer, above).ok()?);
     let stat = above.and_then(|above| above.stat(OsStr::new(".")).ok()?);
     stat.is_some_and(|stat| Moment::changed(&stat) <= since)
+}
+
+/// What a file of a layer holds, no more than one byte more than is kept.
+fn held(layer: BorrowedFd<'_>, recent: &Recent, path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    recent.open(layer, path)?.take(MAX_KEPT_BYTES + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// Whether a layer has this at a path.

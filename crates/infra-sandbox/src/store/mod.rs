@@ -9,6 +9,7 @@
 //! cannot be read is set aside and never deleted by itself.
 
 mod base;
+mod blobs;
 mod commits;
 mod error;
 mod id;

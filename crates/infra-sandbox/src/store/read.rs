@@ -283,12 +283,7 @@ impl SessionLayers {
         bases: &Bases,
         paths: impl IntoIterator<Item = (&'a Path, &'a Base)>,
     ) -> io::Result<()> {
-        for (path, base) in paths {
-            if let Base::Known(Entry::File { size_bytes, digest, .. }) = base {
-                bases.keep_either(&self.upper, &self.lower, path, *digest, *size_bytes)?;
-            }
-        }
-        Ok(())
+        bases.keep_either(self.upper.as_fd(), self.lower.as_fd(), paths)
     }
 
     /// The permission bits of a directory of the session; `None` where it has none there.
