@@ -140,25 +140,27 @@ impl HostTree {
         let fail = |error| failed("writing", &step.path)(error);
         let name = new_name(number);
         let was_directory = matches!(step.before, Some(Entry::Directory { .. }));
-        let (action, after) = match &step.after {
-            Placed::Nothing => (Action::Remove, None),
-            Placed::NothingIfEmpty => (Action::RemoveIfEmpty, None),
+        let (action, after, new) = match &step.after {
+            Placed::Nothing => (Action::Remove, None, None),
+            Placed::NothingIfEmpty => (Action::RemoveIfEmpty, None, None),
             Placed::Directory { mode } if was_directory => {
-                (Action::Mode, Some(Entry::Directory { mode: *mode }))
+                (Action::Mode, Some(Entry::Directory { mode: *mode }), None)
             }
             Placed::Directory { mode } => {
                 self.calls.make_directory(staging, &name).map_err(fail)?;
                 let made = self.calls.open_directory(staging, Path::new(&name)).map_err(fail)?;
-                self.own(&made, step, None, owners).map_err(fail)?;
+                let new = self.own(&made, step, None, owners).map_err(fail)?;
                 // Until everything is in it, it is open for us.
                 self.calls.set_mode(&made, *mode | OPEN).map_err(fail)?;
-                (placing(step), Some(Entry::Directory { mode: *mode }))
+                (placing(step), Some(Entry::Directory { mode: *mode }), Some(new))
             }
             Placed::Symlink { target } => {
                 self.calls.make_link(target, staging, &name).map_err(fail)?;
                 let owner = self.owner_of_parent(&step.path, owners).map_err(fail)?;
                 allowed(self.calls.set_link_owner(staging, &name, owner)).map_err(fail)?;
-                (placing(step), Some(Entry::Symlink { target: target.clone() }))
+                let new = self.calls.stat(staging, name.as_ref()).map_err(fail)?;
+                let new = new.as_ref().map(Identity::of);
+                (placing(step), Some(Entry::Symlink { target: target.clone() }), new)
             }
             Placed::File { mode, content } => {
                 let mut file = self.calls.create(staging, &name).map_err(fail)?;
@@ -177,23 +179,17 @@ impl HostTree {
                         self.calls.copy(&mut bytes.as_slice(), &mut file).map_err(fail)?
                     }
                 };
-                self.own(&file, step, seen, owners).map_err(fail)?;
+                let new = self.own(&file, step, seen, owners).map_err(fail)?;
                 self.calls.set_mode(&file, *mode).map_err(fail)?;
-                (placing(step), Some(Entry::File { size_bytes, digest, mode: *mode }))
+                (placing(step), Some(Entry::File { size_bytes, digest, mode: *mode }), Some(new))
             }
-        };
-        let staged = match action {
-            Action::Create | Action::Replace => {
-                self.calls.stat(staging, name.as_ref()).map_err(fail)?
-            }
-            Action::Remove | Action::RemoveIfEmpty | Action::Mode => None,
         };
         Ok(Record {
             path: WrittenPath::of(step.path.as_path()),
             action,
             before: step.before.as_ref().map(WrittenEntry::of),
             after: after.as_ref().map(WrittenEntry::of),
-            new: staged.as_ref().map(Identity::of),
+            new,
             merged: match &step.after {
                 Placed::File { content: Content::Merged { session, .. }, .. } => {
                     Some(session.to_string())
@@ -205,14 +201,15 @@ impl HostTree {
         })
     }
 
-    /// Gives a new file the owner of the one that it replaces, or of the directory that it will be in.
+    /// Gives a new file the owner of the one that it replaces, or of the directory that it will be in, and says
+    /// what the new one is known by.
     fn own(
         &self,
         new: impl AsFd,
         step: &Step,
         seen: Option<&Seen>,
         owners: &mut Owners,
-    ) -> io::Result<()> {
+    ) -> io::Result<Identity> {
         let replaced = seen.filter(|seen| kind(&seen.stat) == FileType::RegularFile);
         let owner = match replaced {
             Some(seen) => (seen.stat.st_uid, seen.stat.st_gid),
@@ -237,7 +234,7 @@ impl HostTree {
                 Err(error) => return Err(error),
             }
         }
-        Ok(())
+        Ok(Identity::of(&stat))
     }
 
     /// Who owns the nearest directory above a path that is there.
