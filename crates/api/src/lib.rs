@@ -28,6 +28,7 @@ mod forge;
 mod microvm;
 #[cfg(target_os = "linux")]
 mod review;
+mod setup;
 mod turn;
 
 /// What an [`OutputSink`] is given.

@@ -35,6 +35,32 @@ pub(crate) struct Configuration {
     pub(crate) ask: Option<AskWhich>,
     /// What becomes of changes at the end; only the user's file.
     pub(crate) apply: Option<ApplyWhen>,
+    /// What is run in each new environment.
+    pub(crate) setup: Option<Setup>,
+    /// Whether the setups of projects are run; only the user's file.
+    setup_when: SetupWhen,
+}
+
+/// What a project has run in each new environment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Setup {
+    /// For the environment's shell.
+    pub(crate) run: String,
+    /// As the user has said of all projects.
+    pub(crate) when: SetupWhen,
+}
+
+/// Whether the setups of projects are run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum SetupWhen {
+    /// The user is asked, once for each text.
+    #[default]
+    Ask,
+    /// Nobody is asked.
+    Always,
+    /// They are not.
+    Never,
 }
 
 /// Why a configuration file cannot be used.
@@ -76,6 +102,14 @@ struct UserFile {
     max_turns: Option<std::num::NonZeroU32>,
     ask: Option<AskWhich>,
     apply: Option<ApplyWhen>,
+    setup: Option<UserSetup>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct UserSetup {
+    #[serde(default)]
+    when: SetupWhen,
 }
 
 /// The project's file. What it must not say is known by name, so that the error can say why.
@@ -94,6 +128,15 @@ struct ProjectFile {
     timeout: Option<WrittenDuration>,
     task_timeout: Option<WrittenDuration>,
     max_turns: Option<std::num::NonZeroU32>,
+    setup: Option<ProjectSetup>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ProjectSetup {
+    run: String,
+    #[expect(dead_code, reason = "never parses")]
+    when: Option<Refused>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -218,16 +261,21 @@ fn parse_user(path: &Path, text: &str) -> Result<Configuration, ConfigurationErr
         max_turns: file.max_turns.map(std::num::NonZeroU32::get),
         ask: file.ask,
         apply: file.apply,
+        setup: None,
+        setup_when: file.setup.map(|setup| setup.when).unwrap_or_default(),
     })
 }
 
 fn overlay(configuration: &mut Configuration, project: ProjectFile) {
-    let ProjectFile { model, timeout, task_timeout, max_turns, .. } = project;
+    let ProjectFile { model, timeout, task_timeout, max_turns, setup, .. } = project;
     let written = |duration: Option<WrittenDuration>| duration.map(|written| written.0);
     configuration.model = model.or(configuration.model.take());
     configuration.timeout = written(timeout).or(configuration.timeout);
     configuration.task_timeout = written(task_timeout).or(configuration.task_timeout);
     configuration.max_turns = max_turns.map(std::num::NonZeroU32::get).or(configuration.max_turns);
+    let when = configuration.setup_when;
+    let setup = setup.filter(|setup| !setup.run.trim().is_empty());
+    configuration.setup = setup.map(|setup| Setup { run: setup.run, when });
 }
 
 #[cfg(test)]
@@ -244,7 +292,8 @@ mod tests {
     fn every_setting_of_the_user_is_read() {
         let actual = user(
             "executor = 'local'\nmodel = 'openai/x'\nenv = ['A', 'B=1']\ntimeout = '5m'\n\
-             task_timeout = '1h'\nmax_turns = 7\nask = 'risky'\napply = 'auto'\n",
+             task_timeout = '1h'\nmax_turns = 7\nask = 'risky'\napply = 'auto'\n\
+             [setup]\nwhen = 'never'\n",
         );
         let expected = Configuration {
             executor: Some(ExecutorName::Local),
@@ -255,6 +304,8 @@ mod tests {
             max_turns: Some(7),
             ask: Some(AskWhich::Risky),
             apply: Some(ApplyWhen::Auto),
+            setup: None,
+            setup_when: SetupWhen::Never,
         };
         assert_eq!(actual, Ok(expected));
     }
@@ -267,7 +318,13 @@ mod tests {
 
     #[test]
     fn a_project_can_neither_choose_an_environment_nor_forward_variables_nor_stop_questions() {
-        for text in ["executor = 'local'", "env = ['TOKEN']", "ask = 'never'", "apply = 'auto'"] {
+        for text in [
+            "executor = 'local'",
+            "env = ['TOKEN']",
+            "ask = 'never'",
+            "apply = 'auto'",
+            "[setup]\nrun = 'make'\nwhen = 'always'",
+        ] {
             let actual = parse::<ProjectFile>(Path::new("p.toml"), text).unwrap_err().to_string();
             assert!(actual.contains("a project cannot set this"), "{actual}");
         }
@@ -277,12 +334,14 @@ mod tests {
     #[test]
     fn the_project_is_heard_over_the_user_where_it_may_speak() {
         let mut actual = user("model = 'a/user'\nmax_turns = 3\nask = 'always'").unwrap();
-        overlay(&mut actual, parse(Path::new("p"), "model = 'a/project'\ntimeout = '9s'").unwrap());
+        let project = "model = 'a/project'\ntimeout = '9s'\n[setup]\nrun = 'npm ci'";
+        overlay(&mut actual, parse(Path::new("p"), project).unwrap());
         let expected = Configuration {
             model: Some("a/project".to_owned()),
             max_turns: Some(3),
             ask: Some(AskWhich::Always),
             timeout: Some(Duration::from_secs(9)),
+            setup: Some(Setup { run: "npm ci".to_owned(), when: SetupWhen::Ask }),
             ..Configuration::default()
         };
         assert_eq!(actual, expected);

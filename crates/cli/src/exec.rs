@@ -8,8 +8,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use forge_api::{
-    CommandController, CommandError, CommandExit, CommandIo, CommandRequest, Commands, Ending,
-    Fidelity, ForgeAPI, Lifecycle, Notice, OutputLimits, OutputSink, OutputStream, Program, Signal,
+    CommandController, CommandExit, CommandIo, CommandRequest, Commands, Ending, Fidelity,
+    ForgeAPI, Lifecycle, Notice, OutputLimits, OutputSink, OutputStream, Program, Signal,
     SinkClosed,
 };
 use tokio::sync::Mutex as AsyncMutex;
@@ -21,6 +21,7 @@ use crate::closing::{self, Closing, End};
 use crate::exit::Conclusion;
 use crate::failure::{self, Failure};
 use crate::settings::Settings;
+use crate::setup;
 use crate::signals::{Arrival, Signals};
 use crate::stdin;
 use crate::terminal::Paint;
@@ -69,6 +70,7 @@ pub(crate) async fn run(
     let exit = {
         let mut whole = pin!(async {
             api.executor().prepare().await?;
+            setup::run(&api, &settings, paint).await?;
             prepared.cancel();
             if settings.verbose > 0 {
                 let banner = banner::line(&api, &settings.choice).await?;
@@ -76,7 +78,7 @@ pub(crate) async fn run(
             }
             let exit = api.executor().run(request, io).await?;
             streams.flush(&exit.ending).await;
-            Ok::<_, CommandError>(exit)
+            Ok::<_, Failure>(exit)
         });
         loop {
             tokio::select! {

@@ -16,6 +16,7 @@ use crate::choice::ChoiceError;
 use crate::exit::Conclusion;
 use crate::model::ModelSettingsError;
 use crate::settings::SettingsError;
+use crate::setup::SetupError;
 use crate::terminal::{Paint, Role, clean};
 use crate::writer::{self, WriteError};
 
@@ -63,6 +64,9 @@ pub(crate) enum Failure {
     /// The environment failed.
     #[error(transparent)]
     Environment(#[from] EnvironmentError),
+    /// The environment could not be set up.
+    #[error(transparent)]
+    Setup(#[from] SetupError),
     /// What forge had to say could not be written.
     #[error(transparent)]
     Write(#[from] WriteError),
@@ -152,7 +156,7 @@ impl Failure {
                 | BringError::TimedOut
                 | BringError::Io { .. } => Conclusion::ForgeFailed,
             },
-            Self::Environment(_) | Self::System { .. } => Conclusion::ForgeFailed,
+            Self::Environment(_) | Self::Setup(_) | Self::System { .. } => Conclusion::ForgeFailed,
             Self::Write(error) => match error {
                 WriteError::ReaderGone => Conclusion::ReaderGone,
                 WriteError::Failed { .. } => Conclusion::ForgeFailed,

@@ -41,6 +41,7 @@ mod serve;
 #[cfg(target_os = "linux")]
 mod sessions;
 mod settings;
+mod setup;
 mod shell;
 mod signals;
 mod stdin;

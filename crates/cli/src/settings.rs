@@ -9,7 +9,7 @@ use thiserror::Error;
 
 use crate::arguments::{ApplyWhen, AskWhich, ColorWhen, CommonOptions, OutputFormat, TaskOptions};
 use crate::choice::{self, Choice, ChoiceError, TensorlakeVariables};
-use crate::configuration::{self, ConfigurationError};
+use crate::configuration::{self, ConfigurationError, Setup};
 use crate::executor;
 use crate::failure::Failure;
 use crate::variables::{self, CommandVariables, EnvArgumentError};
@@ -29,6 +29,8 @@ pub(crate) struct Settings {
     pub(crate) verbose: u8,
     /// When to use colour.
     pub(crate) color: ColorWhen,
+    /// What is run in each new environment.
+    pub(crate) setup: Option<Setup>,
     /// What the model may do.
     pub(crate) task: TaskSettings,
 }
@@ -91,6 +93,7 @@ impl Settings {
             timeout: common.timeout.or(configured.timeout),
             verbose: common.verbose,
             color: common.color.unwrap_or_default(),
+            setup: configured.setup,
             task: TaskSettings {
                 model: task.model.or(from_variable).or(configured.model),
                 timeout: task.task_timeout.or(configured.task_timeout),

@@ -9,9 +9,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use forge_api::{
-    CommandExit, CommandRequest, EnvironmentError, EnvironmentVariable, ForgeAPI, Lifecycle,
-    OutputSink, OutputStream, Program, Signal, SinkClosed, TerminalController, TerminalInput,
-    TerminalIo, Terminals, VariableName,
+    CommandExit, CommandRequest, EnvironmentVariable, ForgeAPI, Lifecycle, OutputSink,
+    OutputStream, Program, Signal, SinkClosed, TerminalController, TerminalInput, TerminalIo,
+    Terminals, VariableName,
 };
 use futures_util::stream::{self, StreamExt as _};
 use tokio::signal::unix::{SignalKind, signal};
@@ -27,6 +27,7 @@ use crate::failure::{self, Failure};
 use crate::keys::Keys;
 use crate::screen::Screen;
 use crate::settings::Settings;
+use crate::setup;
 use crate::signals::{Arrival, Signals};
 use crate::terminal::{self, Paint};
 use crate::variables;
@@ -66,7 +67,7 @@ pub(crate) async fn run(settings: Settings) -> Result<Conclusion, Failure> {
     let outcome = match prepared {
         Ok(Some(signal)) => Ok((None, Some(signal))),
         Ok(None) => attend(&api, &settings, &mut signals).await,
-        Err(error) => Err(error.into()),
+        Err(error) => Err(error),
     };
     let is_interrupted = !matches!(outcome, Ok((Some(_), None)));
     let closing = Closing {
@@ -96,12 +97,9 @@ fn signal_of(arrival: Arrival) -> Signal {
     }
 }
 
-async fn prepare(
-    api: &ForgeAPI,
-    settings: &Settings,
-    paint: Paint,
-) -> Result<(), EnvironmentError> {
+async fn prepare(api: &ForgeAPI, settings: &Settings, paint: Paint) -> Result<(), Failure> {
     api.executor().prepare().await?;
+    setup::run(api, settings, paint).await?;
     let banner = banner::line(api, &settings.choice).await?;
     failure::note(&banner, paint);
     Ok(())

@@ -15,6 +15,7 @@ use crate::model;
 use crate::questions::{Desk, Terminal};
 use crate::rendering::{Glyphs, JsonReport, Progress, Transcript, describe};
 use crate::settings::Settings;
+use crate::setup;
 use crate::signals::{Arrival, Signals};
 use crate::stdin::{self, StdinStream};
 use crate::terminal::{Paint, Role, is_terminal};
@@ -88,7 +89,11 @@ async fn converse(
         Writer::stderr().write(paint.paint(Role::Dim, &banner) + "\n").await?;
     }
     let mut driver = Driver { signals, questions, terminal };
-    let result = one_turn(&api, prompt, &mut driver, view).await;
+    let result = match setup::run_unless_ended(&api, &settings, &mut driver.signals, paint).await {
+        Ok(None) => one_turn(&api, prompt, &mut driver, view).await,
+        Ok(Some(signal)) => Ok(Conclusion::Ended(signal)),
+        Err(failure) => Err(failure),
+    };
     let is_interrupted = matches!(result, Ok(Conclusion::Ended(_)));
     let closing = Closing {
         choice: &settings.choice,

@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use forge_command_io::BackgroundCommand;
 use forge_domain::{
-    BackgroundId, ChangesError, Description, EnvironmentError, EnvironmentKind, SessionId, TakenIn,
-    WorkspaceLocation,
+    BackgroundId, ChangesError, Description, Digest, EnvironmentError, EnvironmentKind, SessionId,
+    TakenIn, WorkspaceLocation,
 };
 use rustix::fs::{Mode, OFlags};
 use tokio::sync::{OnceCell, RwLock, RwLockReadGuard};
@@ -119,6 +119,34 @@ impl SandboxEnvironment {
         asked.map_err(|source| EnvironmentError::ContactLost {
             environment: EnvironmentKind::Sandbox,
             operation: "stopping what runs, or letting it go on".to_owned(),
+            source: Some(Box::new(source)),
+        })
+    }
+
+    /// Whether the session has had this setup, by what [`note_setup`](Self::note_setup) noted. Makes the session where it
+    /// is not there yet.
+    ///
+    /// # Errors
+    /// The environment is closed, or cannot be made.
+    pub async fn has_setup(&self, setup: Digest) -> Result<bool, EnvironmentError> {
+        let _call = self.inner.enter().await?;
+        let standing = self.inner.standing().await?;
+        let stored = standing.stored();
+        Ok(stored.as_ref().is_some_and(|session| session.has_setup(setup)))
+    }
+
+    /// Notes that the session has had this setup, until what it holds is discarded.
+    ///
+    /// # Errors
+    /// The environment is closed, or it cannot be written down.
+    pub async fn note_setup(&self, setup: Digest) -> Result<(), EnvironmentError> {
+        let _call = self.inner.enter().await?;
+        let standing = self.inner.standing().await?;
+        let stored = standing.stored();
+        let noted = stored.as_ref().map_or(Ok(()), |session| session.note_setup(setup));
+        noted.map_err(|source| EnvironmentError::Unavailable {
+            environment: EnvironmentKind::Sandbox,
+            reason: "what was set up cannot be written down".to_owned(),
             source: Some(Box::new(source)),
         })
     }

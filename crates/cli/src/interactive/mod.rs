@@ -19,6 +19,7 @@ use crate::pending::{Occasion, Pending};
 use crate::questions::{Desk, Terminal};
 use crate::rendering::{Glyphs, Progress, Transcript, describe};
 use crate::settings::{Settings, state_directory};
+use crate::setup;
 use crate::signals::{Arrival, Signals};
 use crate::terminal::{self, Paint, Role, clean};
 use crate::turn::{Driven, Driver, View};
@@ -62,7 +63,17 @@ pub(crate) async fn run(settings: Settings) -> Result<Conclusion, Failure> {
         pending: Pending::default(),
         paint,
     };
-    let result = session.converse(&api).await;
+    let set_up = setup::run_unless_ended(&api, &settings, &mut session.driver.signals, paint).await;
+    let result = match set_up {
+        Ok(Some(signal)) => Ok(Conclusion::Ended(signal)),
+        Ok(None) => session.converse(&api).await,
+        // What was to be set up is perhaps what is to be mended.
+        Err(failure @ Failure::Setup(_)) => {
+            failure::print(&failure, paint);
+            session.converse(&api).await
+        }
+        Err(failure) => Err(failure),
+    };
     session.editor.stop();
     let is_interrupted = matches!(result, Ok(Conclusion::Ended(_)));
     let closing = Closing {

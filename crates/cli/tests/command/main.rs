@@ -19,6 +19,8 @@ mod live;
 mod sandbox;
 #[cfg(target_os = "linux")]
 mod serve;
+#[cfg(target_os = "linux")]
+mod setup;
 mod shell;
 mod signals;
 mod task;

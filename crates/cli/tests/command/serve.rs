@@ -18,13 +18,13 @@ use crate::terminal::Screen;
 const NETWORK: &str = "warning: sandboxes have this machine's network, its loopback and what listens there included, \
                        unless they are made with \"network\": {\"allow_internet_access\": false}\n";
 
-struct Serving {
-    child: Child,
+pub(crate) struct Serving {
+    pub(crate) child: Child,
     url: String,
 }
 
 impl Serving {
-    fn start(world: &World, arguments: &[&str]) -> Self {
+    pub(crate) fn start(world: &World, arguments: &[&str]) -> Self {
         let mut command = world.forge(&["serve"]);
         let mut child = command.args(arguments).spawn().unwrap();
         let mut line = String::new();
@@ -33,6 +33,11 @@ impl Serving {
         let url = line.trim_end().to_owned();
         assert!(url.starts_with("http://127.0.0.1:"), "{line:?}");
         Self { child, url }
+    }
+
+    /// How forge talks to it, where its key is `k3y`.
+    pub(crate) fn client(&self) -> String {
+        format!("--tensorlake k3y --tensorlake-url {}", self.url)
     }
 
     /// Sends a request and gives the answer whole.
@@ -205,11 +210,6 @@ fn what_sandboxes_share_with_this_machine_is_in_the_help() {
     assert!(text.contains(expected), "{}", actual.stdout);
 }
 
-/// How forge talks to it.
-fn client(serving: &Serving) -> String {
-    format!("--tensorlake k3y --tensorlake-url {}", serving.url)
-}
-
 #[test]
 fn a_task_works_on_the_project_in_a_sandbox_of_it_and_its_changes_wait_here() {
     let world = World::new();
@@ -221,7 +221,7 @@ fn a_task_works_on_the_project_in_a_sandbox_of_it_and_its_changes_wait_here() {
         Answer::calls([Call::new("edit", edit.to_string())]),
         Answer::text("Done."),
     ]));
-    let client = client(&serving);
+    let client = serving.client();
     let options: Vec<&str> =
         client.split(' ').chain(["-m", "openai/scripted", "-p", "go"]).collect();
     let mut task = world.forge(&options);
@@ -251,7 +251,7 @@ fn a_conversation_goes_on_in_one_sandbox_and_follows_what_is_edited_meanwhile() 
         Answer::text("Answered."),
     ]));
     let program =
-        format!("\"$FORGE\" {} -m openai/scripted --ask never --apply never", client(&serving));
+        format!("\"$FORGE\" {} -m openai/scripted --ask never --apply never", serving.client());
     let mut screen = Screen::running(&world, &model, &program);
     screen.enter("turn one");
     screen.expect("1 change waits");

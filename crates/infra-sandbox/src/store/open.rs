@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use forge_domain::{AppliedId, SessionId};
+use forge_domain::{AppliedId, Digest, SessionId};
 use rustix::fs::{CWD, Mode, OFlags, RenameFlags, renameat_with};
 use rustix::io::Errno;
 use tracing::warn;
@@ -38,6 +38,9 @@ pub(super) const ARCHIVES: [&str; 2] = ["upper.tar", "git-upper.tar"];
 
 /// What discarding empties: first what counts.
 const EMPTIED: [&str; 5] = ["upper", "git-upper", "base", "work", "git-work"];
+
+/// Says which setup a session has had.
+const SETUP: &str = "setup";
 
 /// What of a git directory holds commits. The index is not in it: looking at the status writes it.
 const COMMITS: [&str; 5] = ["objects", "refs", "packed-refs", "reftable", "modules"];
@@ -320,6 +323,19 @@ impl OpenSession {
         Ok(())
     }
 
+    /// Whether it is noted that it has had this setup, and no other since.
+    pub(crate) fn has_setup(&self, setup: Digest) -> bool {
+        let noted = fs::read_to_string(self.directory.join(SETUP));
+        noted.is_ok_and(|noted| Digest::parse(noted.trim_end()) == Some(setup))
+    }
+
+    /// Notes that it has had this setup, until everything in it is dropped.
+    pub(crate) fn note_setup(&self, setup: Digest) -> io::Result<()> {
+        let (path, new) = (self.directory.join(SETUP), self.directory.join(aside(SETUP)));
+        fs::write(&new, format!("{setup}\n"))?;
+        fs::rename(new, path)
+    }
+
     /// Drops everything that it holds. It must not be mounted. Of each layer, everything is gone at once
     /// or nothing, whenever the process ends.
     ///
@@ -328,6 +344,13 @@ impl OpenSession {
     /// any more, could not be removed.
     pub fn discard(&self) -> Result<(), SessionError> {
         let workspace = fs::metadata(guard(&self.meta).workspace.as_path()).ok();
+        let setup = self.directory.join(SETUP);
+        match fs::remove_file(&setup) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(SessionError::io("removing", &setup)(error));
+            }
+            _ => {}
+        }
         for name in EMPTIED {
             let like = workspace.as_ref().filter(|_| name == LAYERS[0].0);
             let path = self.directory.join(name);
