@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 
 use async_trait::async_trait;
 use forge_api::{Approval, ApprovalRequest, Approver, Risk};
@@ -15,7 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::terminal::{Paint, Role, clean, clean_line};
 
 /// How often the thread that waits for an answer looks whether the question still stands.
-const LOOK_EVERY: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+const LOOK_EVERY: Timespec = Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
 
 /// A question on its way to whoever owns the terminal.
 #[derive(Debug)]
@@ -103,6 +104,29 @@ impl Terminal {
         }
     }
 
+    /// Asks for a yes or a no; the end of input is neither.
+    ///
+    /// # Errors
+    /// The terminal cannot be used.
+    ///
+    /// # Cancel safety
+    /// Dropping the future withdraws the question.
+    pub(crate) async fn confirm(&self, question: &str) -> io::Result<Option<bool>> {
+        self.say(question)?;
+        rustix::termios::tcflush(&*self.file, QueueSelector::IFlush)?;
+        loop {
+            let Some(line) = self.line().await? else {
+                self.say("\n")?;
+                return Ok(None);
+            };
+            match parse(&line) {
+                Reply::Approval(Approval::Once) => return Ok(Some(true)),
+                Reply::Approval(Approval::Denied { .. }) => return Ok(Some(false)),
+                _ => self.say("Please answer y or n: ")?,
+            }
+        }
+    }
+
     fn question(&self, request: &ApprovalRequest) -> String {
         let mut text = String::from("\n");
         for line in clean(&request.action).lines() {
@@ -127,25 +151,35 @@ impl Terminal {
         io::Write::write_all(&mut &*self.file, text.as_bytes())
     }
 
-    /// Reads a line in a thread, which ends soon after the future is dropped.
+    /// Reads a line in a thread, which has ended when the future is dropped: what is typed after that is for whoever
+    /// reads next.
     async fn line(&self) -> io::Result<Option<String>> {
-        let withdrawn = Withdraw(Arc::new(AtomicBool::new(false)));
         let (tell, line) = oneshot::channel();
-        let (file, stop) = (Arc::clone(&self.file), Arc::clone(&withdrawn.0));
-        std::thread::Builder::new().name("question".to_owned()).spawn(move || {
+        let is_withdrawn = Arc::new(AtomicBool::new(false));
+        let (file, stop) = (Arc::clone(&self.file), Arc::clone(&is_withdrawn));
+        let reader = std::thread::Builder::new().name("question".to_owned()).spawn(move || {
             // Nobody listens where the question was withdrawn.
             drop(tell.send(read_line(&file, &stop)));
         })?;
+        let _reader = Reader { is_withdrawn, thread: Some(reader) };
         line.await.unwrap_or(Ok(None))
     }
 }
 
-/// Tells the thread that the question no longer stands.
-struct Withdraw(Arc<AtomicBool>);
+/// The thread that waits for an answer. Dropping it tells it that the question no longer stands, and waits until it has
+/// seen that: it would take the first key of whatever reads the terminal next.
+struct Reader {
+    is_withdrawn: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
 
-impl Drop for Withdraw {
+impl Drop for Reader {
     fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.is_withdrawn.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            // It tells what went wrong, and does not panic.
+            drop(thread.join());
+        }
     }
 }
 
@@ -209,6 +243,24 @@ mod tests {
         assert_eq!(parse("a"), Reply::Approval(Approval::Session));
         for line in ["", "ye", "yn", "ok", "yes but not now", "\u{1b}[A"] {
             assert_eq!(parse(line), Reply::Unclear, "{line:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_typed_after_a_question_was_withdrawn_is_for_the_next_reader() {
+        let (terminal, mut keyboard) = std::os::unix::net::UnixStream::pair().unwrap();
+        let mut next = terminal.try_clone().unwrap();
+        next.set_read_timeout(Some(std::time::Duration::from_secs(10))).unwrap();
+        let file = Arc::new(File::from(std::os::fd::OwnedFd::from(terminal)));
+        let asked = Terminal { file, paint: Paint::Plain };
+        for key in 0..10 {
+            let waited =
+                tokio::time::timeout(std::time::Duration::from_millis(30), asked.line()).await;
+            assert!(waited.is_err());
+            io::Write::write_all(&mut keyboard, &[key]).unwrap();
+            let mut read = [255];
+            io::Read::read_exact(&mut next, &mut read).unwrap();
+            assert_eq!(read, [key]);
         }
     }
 
