@@ -335,3 +335,29 @@ fn what_the_host_put_where_both_had_dropped_something_is_seen_and_can_be_replace
         apply(&[], None),
     ]));
 }
+
+#[test]
+fn what_the_host_puts_into_a_directory_that_an_undo_brought_back_stays() {
+    let replace = || used(D, Edit::Replace(text(0)));
+    for between in [vec![], vec![used(A, Edit::Replace(text(0)))]] {
+        let mut events = vec![replace(), apply(&[], None)];
+        events.extend(between);
+        events.extend([undo(None), Event::Host(DEEP, Some(text(0)))]);
+        events.extend([used(A, Edit::Replace(text(0))), apply(&[], None)]);
+        let (project, _world) = lived(&events);
+        assert!(project.join("d/e/z").exists());
+    }
+}
+
+#[test]
+fn a_directory_that_the_host_put_in_the_place_of_a_file_of_both_is_seen_and_can_be_replaced() {
+    drop(live(&[
+        used(D, Edit::Replace(text(0))),
+        apply(&[], None),
+        used(A, Edit::Replace(text(0))),
+        Event::Host(D, None),
+        Event::Host(DX, Some(text(1))),
+        used(D, Edit::Replace(text(2))),
+        apply(&[], None),
+    ]));
+}

@@ -255,12 +255,13 @@ impl Bases {
             is_new |= self.all.len() != before;
         }
         let mut hiding: BTreeSet<PathBuf> = changes.hiding.iter().cloned().collect();
-        // What took the place of a directory that the host has not any more would hide another one there.
+        // What took the place of a directory that the host has not any more would hide another one there, which an undo
+        // may bring back.
         for (path, noted) in &self.all {
             let is_other = |stat: Statx| file_type(&stat) != FileType::Directory;
-            if matches!(noted.base, Base::Known(Entry::Directory { .. }))
-                && stat(upper, path)?.is_some_and(is_other)
-            {
+            let was_directory = is_directory(&noted.base)
+                || noted.before.iter().any(|(_, before)| is_directory(before));
+            if was_directory && stat(upper, path)?.is_some_and(is_other) {
                 hiding.insert(path.clone());
             }
         }
@@ -284,13 +285,11 @@ impl Bases {
     /// Whether what the session has above a path was there at the end of an earlier use, so that the session has
     /// never seen what the host has at the path.
     fn is_hidden_since_before(&self, path: &Path, hiding: &BTreeSet<PathBuf>) -> bool {
-        let was_directory =
-            |noted: &Noted| matches!(noted.base, Base::Known(Entry::Directory { .. }));
         path.ancestors().skip(1).filter(|above| hiding.contains(*above)).any(|above| {
             // What the host put into a directory that is no more was seen in it, where that did not hide it.
             self.hiding.contains(above)
                 || !self.directories.contains(above)
-                    && self.all.get(above).is_some_and(|noted| !was_directory(noted))
+                    && self.all.get(above).is_some_and(|noted| !is_directory(&noted.base))
         })
     }
 
@@ -419,8 +418,12 @@ impl Bases {
     /// Notes what the host has at paths where the session has, or had before, what was noted.
     pub(super) fn follow(&mut self, paths: impl IntoIterator<Item = Followed>) -> io::Result<()> {
         for Followed { path, base, sight } in paths {
-            let noted = self.all.entry(path).or_insert(Noted::unseen(Base::Unknown));
+            let noted = self.all.entry(path.clone()).or_insert(Noted::unseen(Base::Unknown));
             (noted.base, noted.sight) = (base, sight);
+            if is_directory(&noted.base) {
+                // It is the host's that is seen there from here on.
+                self.hiding.remove(&path);
+            }
         }
         self.write()
     }
@@ -444,6 +447,10 @@ impl Bases {
         write_private(&new, &serde_json::to_vec(&manifest)?)?;
         fs::rename(new, path)
     }
+}
+
+fn is_directory(base: &Base) -> bool {
+    matches!(base, Base::Known(Entry::Directory { .. }))
 }
 
 /// Whether something above a path may be another directory than it was: a renaming changes the time of the directory
