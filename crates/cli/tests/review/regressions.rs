@@ -361,3 +361,15 @@ fn a_directory_that_the_host_put_in_the_place_of_a_file_of_both_is_seen_and_can_
         apply(&[], None),
     ]));
 }
+
+#[test]
+fn what_the_host_puts_into_a_directory_in_whose_place_the_session_has_a_file_stays() {
+    let (project, _world) = lived(&[
+        used(D, Edit::Replace(text(0))),
+        Event::Host(DEEP, Some(text(0))),
+        Event::Pause,
+        used(A, Edit::Replace(text(0))),
+        apply(&[], None),
+    ]);
+    assert!(project.join("d/e/z").exists());
+}

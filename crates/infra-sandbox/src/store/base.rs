@@ -418,12 +418,8 @@ impl Bases {
     /// Notes what the host has at paths where the session has, or had before, what was noted.
     pub(super) fn follow(&mut self, paths: impl IntoIterator<Item = Followed>) -> io::Result<()> {
         for Followed { path, base, sight } in paths {
-            let noted = self.all.entry(path.clone()).or_insert(Noted::unseen(Base::Unknown));
+            let noted = self.all.entry(path).or_insert(Noted::unseen(Base::Unknown));
             (noted.base, noted.sight) = (base, sight);
-            if is_directory(&noted.base) {
-                // It is the host's that is seen there from here on.
-                self.hiding.remove(&path);
-            }
         }
         self.write()
     }
