@@ -2,9 +2,11 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use forge_domain::EnvironmentError;
+use futures_util::stream::{self, Stream, StreamExt as _, TryStreamExt as _};
 use reqwest::Method;
 
 use crate::environment::{Inner, random_name};
@@ -15,6 +17,8 @@ use crate::scripts::{Guest, Script};
 
 /// How much is sent at once. A server may limit bodies to 2 MiB.
 pub(crate) const UPLOAD_PIECE_BYTES: usize = 1024 * 1024;
+/// So many pieces are under way at the same time: over a distance, one at a time would wait for each answer.
+const AT_ONCE: usize = 4;
 /// Below this, a server that refuses a body for its size is not asked again.
 const MIN_PIECE_BYTES: usize = 16 * 1024;
 
@@ -23,55 +27,88 @@ const MIN_PIECE_BYTES: usize = 16 * 1024;
 pub(crate) struct Upload {
     guest: Guest,
     base: PathBuf,
-    pieces: usize,
-    piece_bytes: usize,
+    /// In how many parts each piece is there.
+    parts: Vec<usize>,
+    /// No part is larger: what the server has taken so far.
+    part_bytes: AtomicUsize,
 }
 
 impl Upload {
     pub(crate) fn new(guest: Guest) -> Self {
         let base = guest.scratch.join(format!("up-{}", random_name()));
-        Self { guest, base, pieces: 0, piece_bytes: UPLOAD_PIECE_BYTES }
+        Self { guest, base, parts: Vec::new(), part_bytes: AtomicUsize::new(UPLOAD_PIECE_BYTES) }
     }
 
-    /// Sends bytes, in smaller pieces where the server finds them too large.
-    pub(crate) async fn send(&mut self, mut bytes: Bytes) -> Result<(), RequestError> {
+    /// Sends bytes after those that were sent before.
+    pub(crate) async fn send(&mut self, bytes: Bytes) -> Result<(), RequestError> {
+        let pieces = bytes.len().div_ceil(UPLOAD_PIECE_BYTES);
+        let piece = |number: usize| {
+            let begin = number * UPLOAD_PIECE_BYTES;
+            bytes.slice(begin..bytes.len().min(begin + UPLOAD_PIECE_BYTES))
+        };
+        self.send_all(stream::iter((0..pieces).map(piece))).await
+    }
+
+    /// Sends pieces, none larger than [`UPLOAD_PIECE_BYTES`], after those that were sent before, several at once. Each is
+    /// asked for when there is room for it.
+    pub(crate) async fn send_all(
+        &mut self,
+        pieces: impl Stream<Item = Bytes>,
+    ) -> Result<(), RequestError> {
+        let first = self.parts.len();
+        let sent: Vec<usize> = pieces
+            .enumerate()
+            .map(|(number, piece)| self.send_piece(first + number, piece))
+            .buffered(AT_ONCE)
+            .try_collect()
+            .await?;
+        self.parts.extend(sent);
+        Ok(())
+    }
+
+    /// Sends a piece, in smaller parts where the server finds it too large, and says in how many.
+    async fn send_piece(&self, number: usize, mut bytes: Bytes) -> Result<usize, RequestError> {
+        let mut parts = 0;
         while !bytes.is_empty() {
-            let piece = bytes.slice(..bytes.len().min(self.piece_bytes));
-            let length = piece.len();
-            match self.put(piece).await {
+            let most = self.part_bytes.load(Ordering::Relaxed);
+            let part = bytes.slice(..bytes.len().min(most));
+            let length = part.len();
+            match self.put(self.part(number, parts), part).await {
                 Ok(()) => {
-                    self.pieces += 1;
+                    parts += 1;
                     bytes = bytes.slice(length..);
                 }
-                Err(error) if error.is(413) && self.piece_bytes / 2 >= MIN_PIECE_BYTES => {
-                    self.piece_bytes /= 2;
+                Err(error) if error.is(413) && length / 2 >= MIN_PIECE_BYTES => {
+                    self.part_bytes.fetch_min(length / 2, Ordering::Relaxed);
                 }
                 Err(error) => return Err(error),
             }
         }
-        Ok(())
+        Ok(parts)
     }
 
-    async fn put(&self, piece: Bytes) -> Result<(), RequestError> {
+    async fn put(&self, path: PathBuf, part: Bytes) -> Result<(), RequestError> {
         let Guest { client, ready, .. } = &self.guest;
-        let path = self.piece(self.pieces);
         let request = ready
             .request(client, Method::PUT, "/api/v1/files")
             .query(&[("path", path.to_string_lossy())])
             .header("content-type", "application/octet-stream")
-            .body(piece);
+            .body(part);
         client.send(request, Repeatable::Yes, &[]).await.map(drop)
     }
 
-    fn piece(&self, number: usize) -> PathBuf {
+    fn part(&self, piece: usize, part: usize) -> PathBuf {
         let mut path = OsString::from(&self.base);
-        path.push(format!(".{number:06}"));
+        path.push(format!(".{piece:06}.{part:03}"));
         path.into()
     }
 
-    /// The pieces in their order.
+    /// What is to be joined, in its order.
     pub(crate) fn pieces(&self) -> impl Iterator<Item = PathBuf> {
-        (0..self.pieces).map(|number| self.piece(number))
+        let parts = self.parts.iter().enumerate();
+        parts
+            .flat_map(|(piece, parts)| (0..*parts).map(move |part| (piece, part)))
+            .map(|(piece, part)| self.part(piece, part))
     }
 
     /// Joins the pieces into a new file of the scratch directory.

@@ -9,6 +9,7 @@ use forge_domain::{
     EnvironmentError, EnvironmentKind, LeftOut, SourceError, SourceListing, SourcePath,
     WorkspaceSource,
 };
+use futures_util::stream;
 use tokio::sync::{Mutex as AsyncMutex, mpsc};
 use tracing::{info, warn};
 
@@ -187,9 +188,10 @@ impl Inner {
             tokio::task::spawn_blocking(move || pack(&*source, paths, true, to))
         };
         let mut upload = Upload::new(guest.clone());
-        while let Some(piece) = pieces.recv().await {
-            upload.send(piece).await.map_err(failed)?;
-        }
+        upload
+            .send_all(stream::poll_fn(move |context| pieces.poll_recv(context)))
+            .await
+            .map_err(failed)?;
         let packed = packing.await.map_err(|_| unavailable("it was cut off".to_owned()))?;
         let packed = packed.map_err(|error| unavailable(error.to_string()))?;
         let arguments =
