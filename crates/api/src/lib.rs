@@ -62,8 +62,8 @@ pub use forge_infra_sandbox::{
     probe, sandbox_hook,
 };
 pub use forge_infra_tensorlake::{
-    AddressError, ConfigError as TensorlakeConfigError, Resources, TensorlakeConfig,
-    TensorlakeEnvironment, wait_for_reapers,
+    AddressError, ConfigError as TensorlakeConfigError, Progress, ProgressListener, Resources,
+    TensorlakeConfig, TensorlakeEnvironment, wait_for_reapers,
 };
 /// A Tensorlake-compatible server over the embedded sandbox.
 #[cfg(target_os = "linux")]

@@ -29,6 +29,7 @@ use crate::settings::SettingsError;
 use crate::settings::state_directory;
 #[cfg(target_os = "linux")]
 use crate::variables;
+use crate::waiting;
 
 /// The configuration of the chosen environment, whose commands get these variables.
 ///
@@ -44,7 +45,8 @@ pub(crate) fn config(
         #[cfg(not(target_os = "linux"))]
         Choice::Sandbox(_) => return Err(SettingsError::from(ChoiceError::NoSandboxHere).into()),
         Choice::Tensorlake(choice) => {
-            let config = choice.config.clone().environment(environment);
+            let mut config = choice.config.clone().environment(environment);
+            config.progress = waiting::shown();
             ExecutorConfig::Tensorlake(Box::new(config))
         }
         Choice::Local => ExecutorConfig::Local(LocalOptions::new(environment)),

@@ -49,6 +49,7 @@ mod task;
 mod terminal;
 mod turn;
 mod variables;
+mod waiting;
 mod writer;
 
 /// How long the deletion of what a failure left behind is waited for.

@@ -11,6 +11,7 @@ use thiserror::Error;
 
 use crate::AddressError;
 use crate::address::{Base, Lifecycle};
+use crate::progress::ProgressListener;
 
 /// Why a configuration cannot be used.
 #[derive(Debug, Error)]
@@ -69,6 +70,8 @@ pub struct TensorlakeConfig {
     /// The project, which is brought into the sandbox before anything is done in it. Default: none; the workspace is
     /// empty then.
     pub source: Option<Arc<dyn WorkspaceSource>>,
+    /// Told how far a sandbox is that is waited for. Default: nobody.
+    pub progress: Option<ProgressListener>,
     /// Where the scratch directory is made in the guest. Default: `/tmp`.
     pub scratch_parent: PathBuf,
     /// Whether the sandbox is left running at the end. Default: no, it is deleted.
@@ -112,6 +115,7 @@ impl TensorlakeConfig {
             key,
             environment: Vec::new(),
             source: None,
+            progress: None,
             scratch_parent: PathBuf::from("/tmp"),
             keep: false,
             api_url: "https://api.tensorlake.ai".to_owned(),

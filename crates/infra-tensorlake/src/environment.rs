@@ -29,6 +29,7 @@ use crate::failure::{RequestError, closed, unavailable};
 use crate::lifecycle::{
     Beginning, Ready, Standing, create, delete, look, resume, wait_until_running,
 };
+use crate::progress::{Progress, Telling};
 use crate::retry::Repeatable;
 use crate::scripts::Guest;
 use crate::wire::{HealthResponse, SandboxResponse};
@@ -207,6 +208,7 @@ impl Inner {
         if let Some(ready) = &state.ready {
             return Ok(ready.clone());
         }
+        let _telling = Telling::begin(self.config.progress.as_ref(), Progress::Starting);
         let id = match self.owned.get().filter(|_| state.creation.is_none()) {
             Some(id) => id,
             None => {
@@ -277,6 +279,7 @@ impl Inner {
         let reason = match look(&self.client, &self.lifecycle, &ready.id).await? {
             Standing::Running => return Ok(false),
             Standing::Suspended => {
+                let _telling = Telling::begin(self.config.progress.as_ref(), Progress::Starting);
                 resume(&self.client, &self.lifecycle, &ready.id).await?;
                 let wait = self.wait(&ready.id, SandboxResponse::default(), Beginning::Resumption);
                 state.ready = Some(wait.await?);

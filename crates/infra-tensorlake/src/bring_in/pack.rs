@@ -13,6 +13,7 @@ use tar::{Builder, EntryType, Header};
 use tokio::sync::mpsc;
 
 use crate::bring_back::Hashed;
+use crate::progress::{Progress, Telling};
 use crate::upload::UPLOAD_PIECE_BYTES;
 
 /// What was sent of a path.
@@ -45,13 +46,16 @@ pub(crate) fn pack(
     paths: Vec<SourcePath>,
     is_compressed: bool,
     pieces: mpsc::Sender<Bytes>,
+    telling: &Telling,
 ) -> io::Result<Packed> {
     let pieces = Pieces { to: pieces, waiting: BytesMut::new(), hash: Context::new(&SHA256) };
     let level = if is_compressed { Compression::fast() } else { Compression::none() };
     let mut builder = Builder::new(GzEncoder::new(pieces, level));
     let mut packed = Packed::default();
+    let mut count = Count::new(&paths, telling);
     for one in paths {
-        let Some((is_as_listed, digest)) = append(&mut builder, source, &one)? else {
+        count.one_more_path();
+        let Some((is_as_listed, digest)) = append(&mut builder, source, &one, &mut count)? else {
             packed.missed.push(one.path);
             continue;
         };
@@ -70,6 +74,7 @@ fn append<W: Write>(
     builder: &mut Builder<W>,
     source: &dyn WorkspaceSource,
     one: &SourcePath,
+    count: &mut Count<'_>,
 ) -> io::Result<Option<(bool, Option<Digest>)>> {
     let mut header = Header::new_gnu();
     header.set_mtime(one.modified_seconds);
@@ -91,7 +96,7 @@ fn append<W: Write>(
             header.set_entry_type(EntryType::Regular);
             header.set_mode(*mode);
             header.set_size(*size_bytes);
-            let exact = Exact { file, left: *size_bytes, is_short: false };
+            let exact = Exact { file, left: *size_bytes, is_short: false, count };
             let mut exact = Hashed { inner: exact, hasher: blake3::Hasher::new() };
             builder.append_data(&mut header, inside(&one.path), &mut exact)?;
             let now = source.look(&one.path).ok().flatten();
@@ -109,13 +114,14 @@ fn inside(path: &Path) -> PathBuf {
 }
 
 /// Exactly so many bytes, whatever has become of the file: zeros stand for what is missing.
-struct Exact {
+struct Exact<'a, 'b> {
     file: Box<dyn Read + Send>,
     left: u64,
     is_short: bool,
+    count: &'a mut Count<'b>,
 }
 
-impl Read for Exact {
+impl Read for Exact<'_, '_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len());
         if most == 0 {
@@ -132,7 +138,43 @@ impl Read for Exact {
         }
         let given = if read == 0 { most } else { read };
         self.left -= given as u64;
+        self.count.more_bytes(given as u64);
         Ok(given)
+    }
+}
+
+/// Counts what is packed, and tells of it.
+struct Count<'a> {
+    telling: &'a Telling,
+    paths: u64,
+    all_paths: u64,
+    bytes: u64,
+    all_bytes: u64,
+}
+
+impl<'a> Count<'a> {
+    fn new(paths: &[SourcePath], telling: &'a Telling) -> Self {
+        let size = |one: &SourcePath| match one.entry {
+            SourceEntry::File { size_bytes, .. } => size_bytes,
+            SourceEntry::Directory { .. } | SourceEntry::Symlink { .. } => 0,
+        };
+        let all_bytes = paths.iter().map(size).sum();
+        Self { telling, paths: 0, all_paths: paths.len() as u64, bytes: 0, all_bytes }
+    }
+
+    fn one_more_path(&mut self) {
+        self.paths += 1;
+        self.tell();
+    }
+
+    fn more_bytes(&mut self, bytes: u64) {
+        self.bytes += bytes;
+        self.tell();
+    }
+
+    fn tell(&self) {
+        let Self { paths, all_paths, bytes, all_bytes, .. } = *self;
+        self.telling.tell(Progress::Sending { paths, all_paths, bytes, all_bytes });
     }
 }
 

@@ -17,6 +17,7 @@ use super::pack::{Packed, SentPath, pack};
 use crate::environment::{Inner, TensorlakeEnvironment};
 use crate::failure::{RequestError, unavailable};
 use crate::guest::word;
+use crate::progress::{Progress, Telling};
 use crate::scripts::{Guest, Script};
 use crate::upload::Upload;
 
@@ -107,6 +108,7 @@ impl Inner {
         if sent.sandbox.as_ref() == Some(&guest.ready.id) {
             return Ok(());
         }
+        let telling = Arc::new(Telling::begin(self.config.progress.as_ref(), Progress::Listing));
         let listing = listed(source, |source| source.begin()).await?;
         info!(
             paths = listing.paths.len(),
@@ -115,7 +117,7 @@ impl Inner {
         );
         self.begin_bring_in(guest).await?;
         let expected = listing.paths.len();
-        let paths = self.send_all(guest, source, listing.paths, Some(expected)).await?;
+        let paths = self.send_all(guest, source, listing.paths, Some(expected), &telling).await?;
         let mark = word(guest.scratch.join(MARK).as_os_str());
         let directory = word(self.workspace.working_directory.as_os_str());
         self.begin_bring_back(guest).await?;
@@ -156,15 +158,16 @@ impl Inner {
         source: &Arc<dyn WorkspaceSource>,
         paths: Vec<SourcePath>,
         expected: Option<usize>,
+        telling: &Arc<Telling>,
     ) -> Result<BTreeMap<PathBuf, SentPath>, EnvironmentError> {
-        let mut packed = self.send(guest, source, paths, expected).await?;
+        let mut packed = self.send(guest, source, paths, expected, telling).await?;
         let mut paths = packed.sent;
         for _ in 1..MAX_ROUNDS {
             let again = look_again(source, std::mem::take(&mut packed.changed)).await;
             if again.is_empty() {
                 break;
             }
-            packed = self.send(guest, source, again, None).await?;
+            packed = self.send(guest, source, again, None, telling).await?;
             paths.extend(std::mem::take(&mut packed.sent));
         }
         for path in &packed.changed {
@@ -180,12 +183,13 @@ impl Inner {
         source: &Arc<dyn WorkspaceSource>,
         paths: Vec<SourcePath>,
         expected: Option<usize>,
+        telling: &Arc<Telling>,
     ) -> Result<Packed, EnvironmentError> {
         let failed = |error: RequestError| error.in_environment(OPERATION);
         let (to, mut pieces) = mpsc::channel::<Bytes>(WAITING_PIECES);
         let packing = {
-            let source = Arc::clone(source);
-            tokio::task::spawn_blocking(move || pack(&*source, paths, true, to))
+            let (source, telling) = (Arc::clone(source), Arc::clone(telling));
+            tokio::task::spawn_blocking(move || pack(&*source, paths, true, to, &telling))
         };
         let mut upload = Upload::new(guest.clone());
         upload
@@ -194,6 +198,7 @@ impl Inner {
             .map_err(failed)?;
         let packed = packing.await.map_err(|_| unavailable("it was cut off".to_owned()))?;
         let packed = packed.map_err(|error| unavailable(error.to_string()))?;
+        telling.tell(Progress::Unpacking);
         let arguments =
             [guest.scratch.clone(), self.workspace.root.clone(), packed.hash.clone().into()];
         let words: Vec<String> = arguments

@@ -13,6 +13,7 @@ use super::run::{OPERATION, list};
 use crate::bring_back::{Hashed, Kept};
 use crate::environment::Inner;
 use crate::guest::word;
+use crate::progress::{Progress, Telling};
 use crate::scripts::{Guest, Script};
 
 /// So many paths are removed by one request.
@@ -100,10 +101,12 @@ impl Inner {
         if taken_in.updated_paths == 0 {
             return Ok(taken_in);
         }
+        let telling = Telling::begin(self.config.progress.as_ref(), Progress::Listing);
+        let telling = Arc::new(telling);
         self.remove(&guest, &removed).await?;
         let following = match following.is_empty() {
             true => Default::default(),
-            false => self.send_all(&guest, source, following, None).await?,
+            false => self.send_all(&guest, source, following, None, &telling).await?,
         };
         let paths: Vec<PathBuf> = following.keys().chain(&removed).cloned().collect();
         sent.paths.extend(following);
