@@ -18,13 +18,13 @@ use crate::terminal::Screen;
 const NETWORK: &str = "warning: sandboxes have this machine's network, its loopback and what listens there included, \
                        unless they are made with \"network\": {\"allow_internet_access\": false}\n";
 
-struct Serving {
-    child: Child,
-    url: String,
+pub(crate) struct Serving {
+    pub(crate) child: Child,
+    pub(crate) url: String,
 }
 
 impl Serving {
-    fn start(world: &World, arguments: &[&str]) -> Self {
+    pub(crate) fn start(world: &World, arguments: &[&str]) -> Self {
         let mut command = world.forge(&["serve"]);
         let mut child = command.args(arguments).spawn().unwrap();
         let mut line = String::new();
@@ -36,7 +36,7 @@ impl Serving {
     }
 
     /// Sends a request and gives the answer whole.
-    fn ask(&self, head: &str, key: &str, body: &str) -> String {
+    pub(crate) fn ask(&self, head: &str, key: &str, body: &str) -> String {
         self.ask_with(head, "", key, body)
     }
 
