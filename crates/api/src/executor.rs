@@ -18,6 +18,8 @@ use forge_infra_local::{LocalConfig, LocalEnvironment};
 use forge_infra_sandbox::{SandboxConfig, SandboxEnvironment, UsedSession};
 use forge_infra_tensorlake::ConfigError;
 
+#[cfg(target_os = "linux")]
+use crate::EndedMicrovm;
 use crate::microvm::Microvm;
 use crate::{ExecutorConfig, LocalOptions, ProjectOptions};
 
@@ -89,6 +91,23 @@ impl Executor {
             Self::Sandbox(environment) => environment.session(),
             Self::Local(_) => None,
             Self::Tensorlake(microvm) => microvm.session(),
+        }
+    }
+
+    /// What became of the microVMs that other runs had left behind, which is seen to beside everything else; each is told
+    /// once.
+    #[must_use]
+    pub fn take_ended_microvms(&self) -> Vec<EndedMicrovm> {
+        match self {
+            Self::Sandbox(_) | Self::Local(_) => Vec::new(),
+            Self::Tensorlake(microvm) => microvm.take_ended(),
+        }
+    }
+
+    /// Begins to see to the microVMs that other runs of this state directory have left behind. To be called in a runtime.
+    pub(crate) fn begin_leftover(&mut self, config: &ExecutorConfig) {
+        if let (Self::Tensorlake(microvm), ExecutorConfig::Tensorlake(config)) = (self, config) {
+            microvm.begin_leftover(config);
         }
     }
 }

@@ -52,7 +52,9 @@ struct Inner {
 }
 
 impl ForgeAPI {
-    /// Finds the workspace, reads the project's instructions and wires the adapters.
+    /// Finds the workspace, reads the project's instructions and wires the adapters. Where the environment is a Tensorlake
+    /// microVM and sessions are kept, those that earlier runs have left behind are fetched from and deleted, beside everything
+    /// else and for as long as the environment is there.
     ///
     /// # Errors
     /// [`InitError`]; nothing was started or left behind.
@@ -87,13 +89,18 @@ impl ForgeAPI {
             }
             ExecutorConfig::Local(_) => {}
         }
-        let executor =
-            Executor::new(&executor, &workspace, state_directory.as_deref(), project.as_ref())?;
+        let chosen = executor;
+        #[cfg_attr(not(target_os = "linux"), expect(unused_mut, reason = "nothing is left behind"))]
+        let mut executor =
+            Executor::new(&chosen, &workspace, state_directory.as_deref(), project.as_ref())?;
         let model: Option<Arc<dyn LanguageModel>> = match (language_model, model) {
             (Some(model), _) => Some(model),
             (None, Some(config)) => Some(Arc::new(GenaiModel::new(config)?)),
             (None, None) => None,
         };
+        // Before the first clone.
+        #[cfg(target_os = "linux")]
+        executor.begin_leftover(&chosen);
         let model_id = model.as_ref().map(|model| model.id().clone());
         let agent = match model {
             None => None,

@@ -24,8 +24,12 @@ mod commits;
 mod config;
 mod executor;
 mod forge;
+#[cfg(target_os = "linux")]
+mod leftover;
 #[cfg_attr(not(target_os = "linux"), path = "microvm_elsewhere.rs")]
 mod microvm;
+#[cfg(target_os = "linux")]
+mod microvm_record;
 #[cfg(target_os = "linux")]
 mod review;
 mod setup;
@@ -41,6 +45,8 @@ pub use forge_app::{
     AgentConfig, AgentEvent, AskPolicy, Conversation, ToolOutcome, TurnError, TurnOutcome,
     TurnReport, difference, limit_text,
 };
+#[cfg(target_os = "linux")]
+pub use leftover::{EndedMicrovm, LeftoverMicrovms, MicrovmEnd, MicrovmStanding, WhichMicrovms};
 pub use microvm::Microvm;
 // The contracts are part of this interface, all of them and by intention.
 /// Deciding over what a session changed; pure.
@@ -54,12 +60,12 @@ pub use forge_infra_model::{ModelConfig, ModelConfigError, Provider};
 #[cfg(target_os = "linux")]
 pub use forge_infra_sandbox::{
     AddedAccess, AddedDirectory, Check, CheckOutcome, DamagedSession, DetailedChange,
-    DetailedChangeSet, FileFacts, HelperProgram, IgnoredFiles, LineChanges, Listing, OpenSession,
-    ProbeReport, ProcessView, PruneOptions, PruneReport, Pruned, SandboxConfig, SandboxEnvironment,
-    SandboxLimits, SandboxView, SessionChoice, SessionEnd, SessionError, SessionLayers,
-    SessionMedium, SessionOrigin, SessionState, SessionStore, SessionSummary, StoredSummary,
-    TOOLCHAIN_VARIABLES, UsedSession, WaitingCommits, apparmor_profile, load_apparmor_profile,
-    probe, sandbox_hook,
+    DetailedChangeSet, FileFacts, HelperProgram, IgnoredFiles, LineChanges, Listing, MicrovmUse,
+    OpenSession, ProbeReport, ProcessView, PruneOptions, PruneReport, Pruned, SandboxConfig,
+    SandboxEnvironment, SandboxLimits, SandboxView, SessionChoice, SessionEnd, SessionError,
+    SessionLayers, SessionMedium, SessionOrigin, SessionState, SessionStore, SessionSummary,
+    StoredMicrovm, StoredSummary, TOOLCHAIN_VARIABLES, UsedSession, WaitingCommits,
+    apparmor_profile, load_apparmor_profile, probe, sandbox_hook,
 };
 pub use forge_infra_tensorlake::{
     AddressError, ConfigError as TensorlakeConfigError, Progress, ProgressListener, Resources,

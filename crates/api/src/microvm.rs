@@ -23,6 +23,8 @@ use tokio::sync::OnceCell;
 use tracing::warn;
 
 use crate::ProjectOptions;
+use crate::leftover::{EndedMicrovm, LeftoverMicrovms, LeftoverWork};
+use crate::microvm_record::MicrovmRecord;
 
 /// How long, at the end, what was changed may take on its way back.
 const RETURN_LIMIT: Duration = Duration::from_secs(60);
@@ -32,11 +34,13 @@ const RETURN_LIMIT: Duration = Duration::from_secs(60);
 pub struct Microvm {
     pub(crate) guest: TensorlakeEnvironment,
     kept: Option<Arc<Kept>>,
+    /// On the microVMs that others have left behind.
+    leftover: Option<Arc<LeftoverWork>>,
 }
 
 /// What is kept on this machine.
 #[derive(Debug)]
-struct Kept {
+pub(crate) struct Kept {
     store: SessionStore,
     choice: SessionChoice,
     state_directory: PathBuf,
@@ -46,8 +50,8 @@ struct Kept {
     closed: OnceCell<Result<(), String>>,
 }
 
-/// What lists the workspace for the guest: a session is opened by the first listing, before anything is read, so that
-/// what the host changes from then on is told apart from what was sent. What the session holds goes along.
+/// What lists the workspace for the guest. A session is open by then, and notes that the host is looked at, before anything is
+/// read: what the host changes from then on is told apart from what was sent. What the session holds goes along.
 #[derive(Debug)]
 struct SessionSource {
     source: Arc<dyn WorkspaceSource>,
@@ -68,7 +72,7 @@ struct Held {
 
 /// What takes what comes back into the session.
 #[derive(Debug)]
-struct SessionKeeper(Receiver);
+pub(crate) struct SessionKeeper(pub(crate) Receiver);
 
 impl Microvm {
     /// Wires the environment; nothing is sent or made. Without a source, or a place for sessions, nothing is kept of what
@@ -94,11 +98,32 @@ impl Microvm {
                 used: Mutex::default(),
                 closed: OnceCell::new(),
             });
+            let record = MicrovmRecord {
+                kept: Arc::clone(&made),
+                server: config.api_url.clone(),
+                namespace: config.namespace.clone(),
+            };
+            config.record = Some(Arc::new(record));
             let source = SessionSource { source, kept: Arc::clone(&made), held: Mutex::default() };
             config.source = Some(Arc::new(source));
             kept = Some(made);
         }
-        Ok(Self { guest: TensorlakeEnvironment::new(config, workspace.clone())?, kept })
+        let guest = TensorlakeEnvironment::new(config, workspace.clone())?;
+        Ok(Self { guest, kept, leftover: None })
+    }
+
+    /// Begins to fetch from the microVMs that other runs have left behind, and to delete them. To be called in a runtime.
+    pub(crate) fn begin_leftover(&mut self, config: &TensorlakeConfig) {
+        let Some(kept) = &self.kept else { return };
+        // The configuration was taken before.
+        if let Ok(leftovers) = LeftoverMicrovms::new(kept.store.clone(), config) {
+            self.leftover = Some(Arc::new(LeftoverWork::begin(leftovers)));
+        }
+    }
+
+    /// What became of microVMs that other runs had left behind, each told once.
+    pub(crate) fn take_ended(&self) -> Vec<EndedMicrovm> {
+        self.leftover.as_ref().map(|work| work.take_ended()).unwrap_or_default()
     }
 
     /// What of the project stayed behind, once it was brought in.
@@ -179,7 +204,7 @@ impl Microvm {
             let id = self.guest.id().unwrap_or_default();
             format!(
                 "what was changed in the microVM could not be brought back, so {id} was not \
-                 deleted: {reason}"
+                 deleted, and stays on record: {reason}"
             )
         });
         let closed = self.guest.close().await.map_err(|error| reason(&error));
@@ -189,14 +214,15 @@ impl Microvm {
 }
 
 impl Kept {
-    fn session(&self) -> Option<Arc<OpenSession>> {
+    pub(crate) fn session(&self) -> Option<Arc<OpenSession>> {
         guard(&self.session).clone()
     }
 
-    fn open(&self) -> Result<(), SessionError> {
+    /// Opens the session, unless it is open. It is had before the microVM is asked for.
+    pub(crate) fn open(&self) -> Result<Arc<OpenSession>, SessionError> {
         let mut session = guard(&self.session);
-        if session.is_some() {
-            return Ok(());
+        if let Some(session) = &*session {
+            return Ok(Arc::clone(session));
         }
         let mut open = self.store.open(&self.workspace, &self.choice)?;
         if open.has_archives() {
@@ -218,8 +244,9 @@ impl Kept {
             medium: SessionMedium::Disk,
             kept: None,
         });
-        *session = Some(Arc::new(open));
-        Ok(())
+        let open = Arc::new(open);
+        *session = Some(Arc::clone(&open));
+        Ok(open)
     }
 
     /// Gives the session back; one that holds nothing is gone.
@@ -240,8 +267,17 @@ impl Kept {
     }
 }
 
+impl SessionSource {
+    fn failed(&self, source: io::Error) -> SourceError {
+        SourceError::Io { path: self.kept.workspace.clone(), source }
+    }
+}
+
 impl WorkspaceSource for SessionSource {
     fn list(&self) -> Result<SourceListing, SourceError> {
+        if let Some(session) = self.kept.session() {
+            session.looks_at_the_host().map_err(|error| self.failed(error))?;
+        }
         let mut listing = self.source.list()?;
         if let Some(held) = &mut *guard(&self.held) {
             held.release(&*self.source);
@@ -251,18 +287,19 @@ impl WorkspaceSource for SessionSource {
     }
 
     fn begin(&self) -> Result<SourceListing, SourceError> {
-        let failed = |source| SourceError::Io { path: self.kept.workspace.clone(), source };
-        self.kept.open().map_err(|error| failed(io::Error::other(error)))?;
+        let failed = |source| self.failed(source);
+        let session = self.kept.open().map_err(|error| failed(io::Error::other(error)))?;
+        session.sees_the_host_anew().map_err(failed)?;
+        session.looks_at_the_host().map_err(failed)?;
         let mut listing = self.source.list()?;
-        let held = match self.kept.session() {
-            Some(session) if session.holds_anything().map_err(failed)? => {
-                let layers = session.layers_unmounted();
-                let layers = layers.map_err(|error| failed(io::Error::other(error)))?;
-                let held = Held::of(layers).map_err(failed)?;
-                held.put_into(&mut listing);
-                Some(held)
-            }
-            _ => None,
+        let held = if session.holds_anything().map_err(failed)? {
+            let layers = session.layers_unmounted();
+            let layers = layers.map_err(|error| failed(io::Error::other(error)))?;
+            let held = Held::of(layers).map_err(failed)?;
+            held.put_into(&mut listing);
+            Some(held)
+        } else {
+            None
         };
         *guard(&self.held) = held;
         Ok(listing)
@@ -467,7 +504,7 @@ impl Lifecycle for Microvm {
     }
 }
 
-async fn blocking<T: Send + 'static>(
+pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, SessionError> + Send + 'static,
 ) -> Result<T, EnvironmentError> {
     match tokio::task::spawn_blocking(work).await {
@@ -477,16 +514,16 @@ async fn blocking<T: Send + 'static>(
     }
 }
 
-fn store_error(error: SessionError) -> EnvironmentError {
+pub(crate) fn store_error(error: SessionError) -> EnvironmentError {
     failed(reason(&error))
 }
 
-fn failed(reason: String) -> EnvironmentError {
+pub(crate) fn failed(reason: String) -> EnvironmentError {
     EnvironmentError::Unavailable { environment: EnvironmentKind::Tensorlake, reason, source: None }
 }
 
 /// An error with what led to it.
-fn reason(error: &dyn std::error::Error) -> String {
+pub(crate) fn reason(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

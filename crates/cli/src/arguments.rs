@@ -211,6 +211,8 @@ pub(crate) struct DiscardArguments {
 pub(crate) struct SessionArguments {
     #[command(flatten)]
     pub(crate) common: PlaceOptions,
+    #[command(flatten)]
+    pub(crate) microvms: MicrovmOptions,
     #[command(subcommand)]
     pub(crate) verb: SessionVerb,
 }
@@ -218,7 +220,7 @@ pub(crate) struct SessionArguments {
 /// What to do with sessions.
 #[derive(Debug, Subcommand)]
 pub(crate) enum SessionVerb {
-    /// List the sessions of every workspace, the newest first
+    /// List the sessions of every workspace, the newest first, and how their microVMs stand
     List {
         /// As JSON
         #[arg(long)]
@@ -233,14 +235,14 @@ pub(crate) enum SessionVerb {
         #[arg(long)]
         json: bool,
     },
-    /// End what runs in a session; what it has changed stays
+    /// End what runs in a session, its microVM included; what it has changed stays
     Stop {
         /// Its id, or an unambiguous beginning of it
         #[arg(value_name = "SESSION")]
         session: String,
     },
     /// Remove sessions that hold nothing, and those with only ignored files that were not used for
-    /// seven days
+    /// seven days; delete the microVMs of runs that were killed, with what was changed in them fetched before
     Prune {
         /// Also remove those of this workspace that have changes, and lose the changes
         #[arg(long)]
@@ -301,6 +303,42 @@ pub(crate) struct PlaceOptions {
     /// When to use colour
     #[arg(long, value_name = "WHEN")]
     pub(crate) color: Option<ColorWhen>,
+}
+
+/// Where the microVMs of sessions are asked for.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "MicroVMs")]
+pub(crate) struct MicrovmOptions {
+    /// The key for Tensorlake. Other users of this machine see it here; TENSORLAKE_API_KEY or a file shows it
+    /// to nobody
+    #[arg(long, global = true, value_name = "API_KEY", allow_hyphen_values = true)]
+    pub(crate) tensorlake: Option<TypedKey>,
+    /// The same, with the key in a file that only you can read
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) tensorlake_key_file: Option<PathBuf>,
+    #[arg(
+        long,
+        global = true,
+        value_name = "URL",
+        help = "Tensorlake's address [env: TENSORLAKE_API_URL] [default: https://api.tensorlake.ai]"
+    )]
+    pub(crate) tensorlake_url: Option<String>,
+}
+
+impl MicrovmOptions {
+    /// With what stands before the subcommand, where nothing stands after it.
+    pub(crate) fn after(self, before: CommonOptions) -> Self {
+        let no_key = self.tensorlake.is_none() && self.tensorlake_key_file.is_none();
+        let (typed, file) = match no_key {
+            true => (before.tensorlake, before.tensorlake_key_file),
+            false => (self.tensorlake, self.tensorlake_key_file),
+        };
+        Self {
+            tensorlake: typed,
+            tensorlake_key_file: file,
+            tensorlake_url: self.tensorlake_url.or(before.tensorlake_url),
+        }
+    }
 }
 
 /// `forge completions`.

@@ -14,6 +14,8 @@ use forge_api::{Resources, SecretString, TensorlakeConfig};
 use secrecy::ExposeSecret as _;
 use thiserror::Error;
 
+#[cfg(target_os = "linux")]
+use crate::arguments::MicrovmOptions;
 use crate::arguments::{AskWhich, CommonOptions, ExecutorName, Mebibytes, NetworkName, TypedKey};
 use crate::keyfile;
 
@@ -310,21 +312,13 @@ fn tensorlake(
     variables: TensorlakeVariables,
 ) -> Result<Choice, ChoiceError> {
     refuse(of_sandbox(options), "the sandbox", "commands run in a Tensorlake microVM")?;
-    let (key, key_from) = match (&options.tensorlake, &options.tensorlake_key_file) {
-        (Some(_), Some(_)) => {
-            let (first, second) = ("--tensorlake", "--tensorlake-key-file");
-            return Err(ChoiceError::Two { first, second });
-        }
-        (Some(TypedKey(key)), None) => (key.clone(), KeyFrom::CommandLine),
-        (None, Some(path)) => (read_key(path)?, KeyFrom::File),
-        (None, None) => (variables.key.ok_or(ChoiceError::NoKey)?, KeyFrom::Variable),
-    };
-    let mut config = TensorlakeConfig::new(key);
-    if let Some(url) = options.tensorlake_url.clone().or(variables.url) {
-        config = config.api_url(url);
-    }
-    config.organization = variables.organization;
-    config.project = variables.project;
+    let server = server(
+        options.tensorlake.as_ref(),
+        options.tensorlake_key_file.as_deref(),
+        options.tensorlake_url.clone(),
+        variables,
+    )?;
+    let (mut config, key_from) = server.ok_or(ChoiceError::NoKey)?;
     config.image = options.image.clone();
     config.keep = options.keep_vm;
     config.internet = options.network != Some(NetworkName::None);
@@ -348,6 +342,47 @@ fn tensorlake(
     })))
 }
 
+/// The server for microVMs and the key for it; `None` where there is no key.
+fn server(
+    typed: Option<&TypedKey>,
+    file: Option<&Path>,
+    url: Option<String>,
+    variables: TensorlakeVariables,
+) -> Result<Option<(TensorlakeConfig, KeyFrom)>, ChoiceError> {
+    let (key, key_from) = match (typed, file, variables.key) {
+        (Some(_), Some(_), _) => {
+            let (first, second) = ("--tensorlake", "--tensorlake-key-file");
+            return Err(ChoiceError::Two { first, second });
+        }
+        (Some(TypedKey(key)), None, _) => (key.clone(), KeyFrom::CommandLine),
+        (None, Some(path), _) => (read_key(path)?, KeyFrom::File),
+        (None, None, Some(key)) => (key, KeyFrom::Variable),
+        (None, None, None) => return Ok(None),
+    };
+    let mut config = TensorlakeConfig::new(key);
+    if let Some(url) = url.or(variables.url) {
+        config = config.api_url(url);
+    }
+    config.organization = variables.organization;
+    config.project = variables.project;
+    Ok(Some((config, key_from)))
+}
+
+/// The server that the microVMs of sessions are asked for; `None` where there is no key.
+///
+/// # Errors
+/// Two keys are given, or the file with the key cannot be used.
+#[cfg(target_os = "linux")]
+pub(crate) fn microvm_server(
+    options: MicrovmOptions,
+    variables: TensorlakeVariables,
+) -> Result<Option<TensorlakeConfig>, ChoiceError> {
+    let MicrovmOptions { tensorlake, tensorlake_key_file, tensorlake_url } = options;
+    let file = tensorlake_key_file.as_deref();
+    let server = server(tensorlake.as_ref(), file, tensorlake_url, variables)?;
+    Ok(server.map(|(config, _)| config))
+}
+
 /// Reads a key from a file.
 ///
 /// # Errors
@@ -360,6 +395,9 @@ pub(crate) fn read_key(path: &Path) -> Result<SecretString, ChoiceError> {
         keyfile::KeyFileError::Empty => ChoiceError::KeyFileEmpty { path: own(path) },
     })
 }
+
+/// What is said where the key can be read on its way.
+pub(crate) const UNENCRYPTED: &str = "the key goes to this address without encryption (http)";
 
 impl Choice {
     /// What the banner says of it.
@@ -398,7 +436,7 @@ impl Choice {
         if let Self::Tensorlake(choice) = self
             && choice.config.is_unencrypted()
         {
-            warnings.push("the key goes to this address without encryption (http)");
+            warnings.push(UNENCRYPTED);
         }
         warnings
     }

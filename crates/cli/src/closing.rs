@@ -102,6 +102,10 @@ pub(crate) async fn close(api: &ForgeAPI, closing: Closing<'_>, signals: &mut Si
     let mut done = Closed::default();
     let left_out = api.executor().left_out().await;
     let closed = api.close().await;
+    #[cfg(target_os = "linux")]
+    for ended in api.executor().take_ended_microvms() {
+        crate::microvms::say(&ended, paint);
+    }
     if let Some(said) = said_of(&left_out) {
         failure::note(&said, paint);
     }

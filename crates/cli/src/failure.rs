@@ -122,6 +122,7 @@ impl Failure {
                 | SessionError::OtherWorkspace { .. }
                 | SessionError::InMemory { .. } => Conclusion::WrongUsage,
                 SessionError::Busy { .. }
+                | SessionError::Elsewhere { .. }
                 | SessionError::Newer { .. }
                 | SessionError::Damaged { .. }
                 | SessionError::Unsafe { .. }
@@ -235,6 +236,9 @@ fn session_hint(error: &SessionError) -> Option<String> {
         }
         SessionError::Busy { id, .. } => {
             Some(format!("`forge session stop {id}` ends what uses it; --fresh begins another"))
+        }
+        SessionError::Elsewhere { id } => {
+            Some(format!("`forge session stop {id}` fetches it; --fresh begins another"))
         }
         SessionError::OtherWorkspace { workspace, .. } => {
             Some(format!("work there: -C {}", workspace.display()))

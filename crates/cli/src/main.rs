@@ -27,6 +27,8 @@ mod interactive;
 mod keyfile;
 mod keys;
 mod logging;
+#[cfg(target_os = "linux")]
+mod microvms;
 mod model;
 #[cfg(target_os = "linux")]
 mod pager;

@@ -76,7 +76,8 @@ pub(crate) fn run() -> ExitCode {
             look(prompt, discard.common.verbose, sessions::discard(*discard))
         }
         #[cfg(target_os = "linux")]
-        Some(Subcommand::Session(session)) => {
+        Some(Subcommand::Session(mut session)) => {
+            session.microvms = session.microvms.after(common);
             look(prompt, session.common.verbose, sessions::session(*session))
         }
         #[cfg(target_os = "linux")]

@@ -1,5 +1,5 @@
 //! `forge discard` and `forge session`: what is kept of sessions, looked at and cleared
-//! away. Nothing is started here.
+//! away. Nothing is started here. What of it is about microVMs is in `microvms`.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -12,10 +12,12 @@ use forge_api::{
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::arguments::{DiscardArguments, PlaceOptions, SessionArguments, SessionVerb};
+use crate::closing::Left;
 use crate::commits;
 use crate::executor::store_directory;
 use crate::exit::Conclusion;
 use crate::failure::{self, Failure};
+use crate::microvms::{Microvms, Standings};
 use crate::rendering::steers;
 use crate::settings::state_directory;
 use crate::stdin;
@@ -25,6 +27,7 @@ use crate::writer;
 
 /// How long a session that is told to stop is waited for.
 const STOP_LIMIT: Duration = Duration::from_secs(15);
+const MICROVM_STOP_LIMIT: Duration = Duration::from_secs(100);
 const STOP_INTERVAL: Duration = Duration::from_millis(50);
 
 /// The sessions, and where the command was called.
@@ -165,19 +168,21 @@ pub(crate) fn counted(changed: u64, ignored: u64) -> String {
 /// There is no such session, or it cannot be read, stopped or removed.
 pub(crate) async fn session(arguments: SessionArguments) -> Result<Conclusion, Failure> {
     let place = Place::of(&arguments.common).await?;
+    let microvms = Microvms::of(arguments.microvms, &place.store)?;
     match arguments.verb {
-        SessionVerb::List { json } => list(&place, json),
-        SessionVerb::Show { session, json } => show(&place, &session, json),
-        SessionVerb::Stop { session } => stop(&place, &session).await,
-        SessionVerb::Prune { force } => prune(&place, force),
+        SessionVerb::List { json } => list(&place, &microvms, json).await,
+        SessionVerb::Show { session, json } => show(&place, &microvms, &session, json).await,
+        SessionVerb::Stop { session } => stop(&place, &microvms, &session).await,
+        SessionVerb::Prune { force } => prune(&place, &microvms, force).await,
     }
 }
 
-fn list(place: &Place, json: bool) -> Result<Conclusion, Failure> {
+async fn list(place: &Place, microvms: &Microvms, json: bool) -> Result<Conclusion, Failure> {
     let Listing { sessions, newer, damaged } = place.store.list()?;
+    let standings = microvms.standings(&sessions).await;
     let mut text = Vec::new();
     if json {
-        let all: Vec<_> = sessions.iter().map(as_json).collect();
+        let all: Vec<_> = sessions.iter().map(|session| as_json(session, &standings)).collect();
         writeln!(text, "{}", serde_json::Value::from(all)).unwrap_or_default();
     } else {
         for session in &sessions {
@@ -196,6 +201,9 @@ fn list(place: &Place, json: bool) -> Result<Conclusion, Failure> {
                 shown(&session.workspace)
             );
             writeln!(text, "{line}").unwrap_or_default();
+            for line in standings.lines(session) {
+                writeln!(text, "    {line}").unwrap_or_default();
+            }
         }
     }
     print(&text)?;
@@ -209,12 +217,18 @@ fn list(place: &Place, json: bool) -> Result<Conclusion, Failure> {
     Ok(Conclusion::Done)
 }
 
-fn show(place: &Place, text: &str, json: bool) -> Result<Conclusion, Failure> {
+async fn show(
+    place: &Place,
+    microvms: &Microvms,
+    text: &str,
+    json: bool,
+) -> Result<Conclusion, Failure> {
     let Some(session) = place.session(Some(text))? else { return Ok(Conclusion::Done) };
+    let standings = microvms.standings(std::slice::from_ref(&session)).await;
     let changes = place.store.layers(&session.id).ok().and_then(|layers| layers.changes().ok());
     let mut out = Vec::new();
     if json {
-        let mut value = as_json(&session);
+        let mut value = as_json(&session, &standings);
         if let Some(changes) = &changes {
             let files = changes.changes.iter().map(|change| {
                 serde_json::json!({ "path": change.path.to_string_lossy(), "kind": crate::diff::described(change.kind) })
@@ -248,12 +262,15 @@ fn show(place: &Place, text: &str, json: bool) -> Result<Conclusion, Failure> {
         ] {
             writeln!(out, "{name:10}{value}").unwrap_or_default();
         }
+        for line in standings.lines(&session) {
+            writeln!(out, "{line}").unwrap_or_default();
+        }
     }
     print(&out)?;
     Ok(Conclusion::Done)
 }
 
-fn as_json(session: &SessionSummary) -> serde_json::Value {
+fn as_json(session: &SessionSummary, standings: &Standings) -> serde_json::Value {
     let seconds = |time: SystemTime| {
         time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_secs())
     };
@@ -270,6 +287,7 @@ fn as_json(session: &SessionSummary) -> serde_json::Value {
         "last_used": seconds(session.last_used),
         "changed_files": session.summary.map(|summary| summary.changed_files),
         "ignored_files": session.summary.map(|summary| summary.ignored_files),
+        "microvms": standings.json(session),
     })
 }
 
@@ -285,14 +303,16 @@ fn ago(time: SystemTime) -> String {
     format!("{count} {} ago", plural(count, one, many))
 }
 
-async fn stop(place: &Place, text: &str) -> Result<Conclusion, Failure> {
+async fn stop(place: &Place, microvms: &Microvms, text: &str) -> Result<Conclusion, Failure> {
     let id = place.store.resolve(text)?;
     let paint = Paint::choose(crate::arguments::ColorWhen::Auto, OutputStream::Stderr);
-    let pid = match place.store.find(&id)?.state {
-        SessionState::Idle => {
+    let session = place.store.find(&id)?;
+    let pid = match session.state {
+        SessionState::Idle if session.microvms.is_empty() => {
             failure::note(&format!("session {id} is not running"), paint);
             return Ok(Conclusion::Done);
         }
+        SessionState::Idle => return microvms.end(&session).await,
         SessionState::Running(pid) => pid,
     };
     let Some(pid) = pid.and_then(Pid::from_raw) else {
@@ -302,7 +322,9 @@ async fn stop(place: &Place, text: &str) -> Result<Conclusion, Failure> {
         what: "the process that uses the session cannot be told to end",
         source: source.into(),
     })?;
-    let deadline = tokio::time::Instant::now() + STOP_LIMIT;
+    // What was changed in a microVM is fetched before its forge ends.
+    let limit = if session.microvms.is_empty() { STOP_LIMIT } else { MICROVM_STOP_LIMIT };
+    let deadline = tokio::time::Instant::now() + limit;
     while is_running(&place.store, &id) {
         if tokio::time::Instant::now() >= deadline {
             return Err(SessionError::Busy { id, pid: Some(pid.as_raw_nonzero().get()) }.into());
@@ -310,7 +332,10 @@ async fn stop(place: &Place, text: &str) -> Result<Conclusion, Failure> {
         tokio::time::sleep(STOP_INTERVAL).await;
     }
     failure::note(&format!("session {id} was stopped"), paint);
-    Ok(Conclusion::Done)
+    match place.store.find(&id) {
+        Ok(session) if !session.microvms.is_empty() => microvms.end(&session).await,
+        Ok(_) | Err(_) => Ok(Conclusion::Done),
+    }
 }
 
 /// One that held nothing is gone when it has stopped.
@@ -318,7 +343,8 @@ fn is_running(store: &SessionStore, id: &SessionId) -> bool {
     matches!(store.find(id), Ok(session) if session.state != SessionState::Idle)
 }
 
-fn prune(place: &Place, force: bool) -> Result<Conclusion, Failure> {
+async fn prune(place: &Place, microvms: &Microvms, force: bool) -> Result<Conclusion, Failure> {
+    let left = microvms.prune(&place.store).await?;
     let paint = Paint::choose(crate::arguments::ColorWhen::Auto, OutputStream::Stderr);
     let with_changes_of = if force { place.workspace.clone() } else { None };
     let report = place.store.prune(&PruneOptions { with_changes_of }, SystemTime::now())?;
@@ -340,7 +366,7 @@ fn prune(place: &Place, force: bool) -> Result<Conclusion, Failure> {
     for (_, error) in report.failed {
         failure::warn(&Failure::from(error).message(), paint);
     }
-    Ok(if failed { Conclusion::NotDone } else { Conclusion::Done })
+    Ok(if failed || left == Left::Something { Conclusion::NotDone } else { Conclusion::Done })
 }
 
 pub(crate) fn print(text: &[u8]) -> Result<(), Failure> {

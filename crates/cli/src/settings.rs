@@ -146,7 +146,11 @@ impl Settings {
     }
 }
 
-fn tensorlake_variables() -> Result<TensorlakeVariables, SettingsError> {
+/// What the environment variables say of Tensorlake.
+///
+/// # Errors
+/// One of them is no text.
+pub(crate) fn tensorlake_variables() -> Result<TensorlakeVariables, SettingsError> {
     let text = |name| variables::text(name).map_err(|name| SettingsError::Variable { name });
     Ok(TensorlakeVariables {
         key: text("TENSORLAKE_API_KEY")?.map(SecretString::from),

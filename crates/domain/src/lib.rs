@@ -21,6 +21,7 @@ mod host;
 mod ids;
 mod model;
 mod output;
+mod record;
 mod returned;
 mod review;
 mod search;
@@ -58,6 +59,7 @@ pub use output::{
     Chunk, DiscardOutput, OutputBuffer, OutputLimits, OutputLog, OutputSink, OutputStream,
     RetainedOutput, SinkClosed, Spill, SpillFile,
 };
+pub use record::SandboxRecord;
 pub use returned::{NotReturned, ReturnKeeper, Returned, ReturnedOrigin};
 pub use review::{
     Applied, AppliedId, AppliedPath, ApplyContents, ApplyError, ApplyTarget, Base, BranchName,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use derive_setters::Setters;
-use forge_domain::{EnvironmentVariable, WorkspaceLocation, WorkspaceSource};
+use forge_domain::{EnvironmentVariable, SandboxRecord, WorkspaceLocation, WorkspaceSource};
 use secrecy::SecretString;
 use thiserror::Error;
 
@@ -72,6 +72,9 @@ pub struct TensorlakeConfig {
     pub source: Option<Arc<dyn WorkspaceSource>>,
     /// Told how far a sandbox is that is waited for. Default: nobody.
     pub progress: Option<ProgressListener>,
+    /// What remembers the sandbox, from before it is asked for until it is gone. Default: nothing; then it has no name
+    /// unless one is given, so that it ends by itself when it is lost.
+    pub record: Option<Arc<dyn SandboxRecord>>,
     /// Where the scratch directory is made in the guest. Default: `/tmp`.
     pub scratch_parent: PathBuf,
     /// Whether the sandbox is left running at the end. Default: no, it is deleted.
@@ -90,12 +93,13 @@ pub struct TensorlakeConfig {
     pub image: Option<String>,
     /// The snapshot that it starts from.
     pub snapshot_id: Option<String>,
-    /// Its name; a named sandbox is suspended where an unnamed one is deleted. Default: none.
+    /// Its name; a named sandbox is suspended where an unnamed one is deleted. Default: none, and a random one where it is
+    /// remembered.
     pub name: Option<String>,
     /// Whether commands reach the internet. Default: yes.
     pub internet: bool,
-    /// After so long the server ends an unnamed sandbox by itself, whatever happens here: this bounds
-    /// what a lost one can cost. Sent with every creation. Default: one hour.
+    /// After so long the server ends an unnamed sandbox by itself, whatever happens here, and suspends a named one: this
+    /// bounds what a lost one can cost. Sent with every creation. Default: one hour.
     pub lifetime: Duration,
     /// How long a sandbox may take to run. Default: five minutes.
     pub start_limit: Duration,
@@ -116,6 +120,7 @@ impl TensorlakeConfig {
             environment: Vec::new(),
             source: None,
             progress: None,
+            record: None,
             scratch_parent: PathBuf::from("/tmp"),
             keep: false,
             api_url: "https://api.tensorlake.ai".to_owned(),

@@ -27,9 +27,11 @@ use crate::config::{ConfigError, TensorlakeConfig};
 use crate::description::Facts;
 use crate::failure::{RequestError, closed, unavailable};
 use crate::lifecycle::{
-    Beginning, Ready, Standing, create, delete, look, resume, wait_until_running,
+    Beginning, NotCreated, Ready, Remains, SandboxName, Standing, create, delete, look, resume,
+    wait_until_running,
 };
 use crate::progress::{Progress, Telling};
+use crate::record::Record;
 use crate::retry::Repeatable;
 use crate::scripts::Guest;
 use crate::wire::{HealthResponse, SandboxResponse};
@@ -67,6 +69,9 @@ pub(crate) struct Inner {
     pub(crate) bring_back: BringBack,
     /// The file that says that the project is in the workspace, where one is to be.
     mark: Option<PathBuf>,
+    /// What remembers the sandbox.
+    pub(crate) record: Record,
+    origin: Origin,
     /// Whether the sandbox is left running though that was not asked for.
     keep_after_all: AtomicBool,
     lifecycle: Lifecycle,
@@ -88,20 +93,40 @@ struct State {
 
 type Creation = JoinHandle<Result<(String, SandboxResponse), EnvironmentError>>;
 
-/// The id of the sandbox that is ours to delete. Whoever takes it deletes it; nobody else does.
+/// Where a sandbox comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    /// The environment makes it, and another one where it is gone.
+    Made,
+    /// Another process has made it, and left it behind.
+    Adopted,
+}
+
+/// The sandbox that is ours to delete. Whoever takes it deletes it; nobody else does.
 #[derive(Default)]
-struct Owned(Mutex<Option<String>>);
+struct Owned(Mutex<Option<OwnedSandbox>>);
+
+#[derive(Debug, Clone)]
+struct OwnedSandbox {
+    id: String,
+    /// By which it is remembered.
+    name: SandboxName,
+}
 
 impl Owned {
-    fn set(&self, id: String) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(id);
+    fn set(&self, id: String, name: SandboxName) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(OwnedSandbox { id, name });
     }
 
-    fn get(&self) -> Option<String> {
+    fn get(&self) -> Option<OwnedSandbox> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn take(&self) -> Option<String> {
+    fn id(&self) -> Option<String> {
+        self.get().map(|owned| owned.id)
+    }
+
+    fn take(&self) -> Option<OwnedSandbox> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
@@ -116,10 +141,46 @@ impl TensorlakeEnvironment {
         config: TensorlakeConfig,
         workspace: WorkspaceLocation,
     ) -> Result<Self, ConfigError> {
+        let scratch = config.scratch_parent.join(format!("forge-{}", random_name()));
+        Self::with(config, workspace, scratch, Origin::Made)
+    }
+
+    /// A sandbox that another process has made and left behind. It is never deleted by the environment, and no other one
+    /// is made where it is gone.
+    ///
+    /// # Errors
+    /// It cannot be had.
+    pub(crate) async fn adopted(
+        config: TensorlakeConfig,
+        workspace: WorkspaceLocation,
+        scratch: PathBuf,
+        id: &str,
+    ) -> Result<Self, EnvironmentError> {
+        let made = Self::with(config, workspace, scratch, Origin::Adopted);
+        let adopted = made.map_err(|error| unavailable(error.to_string()))?;
+        adopted.keep_running();
+        let inner = &adopted.inner;
+        inner.owned.set(id.to_owned(), SandboxName::None);
+        match look(&inner.client, &inner.lifecycle, id).await? {
+            Standing::Gone(reason) => return Err(unavailable(reason)),
+            Standing::Suspended => resume(&inner.client, &inner.lifecycle, id).await?,
+            Standing::Running => {}
+        }
+        let ready = inner.wait(id, SandboxResponse::default(), Beginning::Resumption).await?;
+        inner.state.lock().await.ready = Some(ready);
+        Ok(adopted)
+    }
+
+    fn with(
+        config: TensorlakeConfig,
+        workspace: WorkspaceLocation,
+        scratch: PathBuf,
+        origin: Origin,
+    ) -> Result<Self, ConfigError> {
         config.check(&workspace)?;
         let lifecycle = config.lifecycle()?;
         let client = Client::new(&config, &lifecycle)?;
-        let scratch = config.scratch_parent.join(format!("forge-{}", random_name()));
+        let record = Record::new(config.record.clone());
         let mark = config.source.is_some().then(|| scratch.join(PROJECT_MARK));
         Ok(Self {
             inner: Arc::new(Inner {
@@ -134,6 +195,8 @@ impl TensorlakeEnvironment {
                 bring_in: BringIn::default(),
                 bring_back: BringBack::default(),
                 mark,
+                record,
+                origin,
                 keep_after_all: AtomicBool::new(false),
                 lifecycle,
                 state: AsyncMutex::default(),
@@ -180,7 +243,7 @@ impl TensorlakeEnvironment {
     /// ([`TensorlakeConfig::keep`]), also after the close.
     #[must_use]
     pub fn id(&self) -> Option<String> {
-        self.inner.owned.get()
+        self.inner.owned.id()
     }
 }
 
@@ -193,6 +256,11 @@ impl fmt::Debug for TensorlakeEnvironment {
 impl Inner {
     pub(crate) fn project_mark(&self) -> Option<&Path> {
         self.mark.as_deref()
+    }
+
+    /// The name by which the sandbox is remembered.
+    pub(crate) fn owned_name(&self) -> SandboxName {
+        self.owned.get().map_or(SandboxName::None, |owned| owned.name)
     }
 
     fn is_kept(&self) -> bool {
@@ -209,8 +277,11 @@ impl Inner {
             return Ok(ready.clone());
         }
         let _telling = Telling::begin(self.config.progress.as_ref(), Progress::Starting);
-        let id = match self.owned.get().filter(|_| state.creation.is_none()) {
+        let id = match self.owned.id().filter(|_| state.creation.is_none()) {
             Some(id) => id,
+            None if self.origin == Origin::Adopted => {
+                return Err(unavailable("the sandbox is gone".to_owned()));
+            }
             None => {
                 let creation = state.creation.get_or_insert_with(|| self.create());
                 let created = tokio::select! {
@@ -290,7 +361,9 @@ impl Inner {
         };
         warn!(sandbox_id = %ready.id, %reason, "The sandbox is gone; another one is made.");
         // It exists no longer, so there is nothing to delete.
-        drop(self.owned.take());
+        if let Some(owned) = self.owned.take() {
+            self.record.forget(&owned.name).await;
+        }
         state.ready = None;
         state.renewed = Some(reason);
         Ok(true)
@@ -330,15 +403,37 @@ impl Inner {
     }
 
     /// In a task, which goes on where the caller gives up. A sandbox that is named after that is owned all
-    /// the same, or deleted at once where nobody is left to own it.
+    /// the same, or deleted at once where nobody is left to own it. What it is found by is written down before it is asked
+    /// for.
     fn create(&self) -> Creation {
         let (client, lifecycle) = (self.client.clone(), self.lifecycle.clone());
         let (config, owned) = (self.config.clone(), Arc::downgrade(&self.owned));
+        let record = self.record.clone();
+        let name = match (&config.name, record.is_kept()) {
+            (Some(name), _) => SandboxName::Given(name.clone()),
+            (None, true) => SandboxName::Chosen(format!("forge-{}", random_name())),
+            (None, false) => SandboxName::None,
+        };
         tokio::spawn(async move {
-            let created = create(&client, &lifecycle, &config).await?;
+            record.begin(&name).await?;
+            let created = match create(&client, &lifecycle, &config, &name).await {
+                Ok(created) => created,
+                Err(NotCreated { error, remains }) => {
+                    if remains == Remains::Nothing || matches!(name, SandboxName::Given(_)) {
+                        record.forget(&name).await;
+                    }
+                    return Err(error);
+                }
+            };
             match owned.upgrade() {
-                Some(owned) => owned.set(created.id.clone()),
-                None => reap(client, lifecycle, created.id.clone()).await,
+                Some(owned) => {
+                    owned.set(created.id.clone(), name.clone());
+                    record.identify(&name, &created.id).await;
+                }
+                None => {
+                    let sandbox = OwnedSandbox { id: created.id.clone(), name };
+                    reap(client, lifecycle, record, sandbox).await;
+                }
             }
             Ok((created.id, created.response))
         })
@@ -350,24 +445,35 @@ impl Inner {
         let lifetime = self.config.lifetime;
         let created = tokio::time::timeout(CREATION_LIMIT, creation).await;
         created.map(drop).map_err(|_| {
-            format!(
-                "a sandbox was being made, and the server did not say which: it ends by itself after \
-                 {lifetime:?}"
-            )
+            let begun = "a sandbox was being made, and the server did not say which";
+            if self.record.is_kept() {
+                format!("{begun}: it is looked for by its name later")
+            } else {
+                format!("{begun}: it ends by itself after {lifetime:?}")
+            }
         })
     }
 
     /// A sandbox that is kept keeps no command running.
     async fn end_commands(&self) -> Result<(), String> {
         let ended = tokio::time::timeout(COMMANDS_LIMIT, self.calls.write()).await;
+        if self.config.keep
+            && let Some(owned) = self.owned.get()
+            && !self.keep_after_all.load(Ordering::Relaxed)
+        {
+            self.record.keep(&owned.name).await;
+        }
         ended.map(drop).map_err(|_| "commands in the sandbox could not be ended".to_owned())
     }
 
     async fn delete_owned(&self) -> Result<(), String> {
-        let Some(id) = self.owned.take() else { return Ok(()) };
+        let Some(OwnedSandbox { id, name }) = self.owned.take() else { return Ok(()) };
         let deletion = delete(&self.client, &self.lifecycle, &id);
         match tokio::time::timeout(DELETE_LIMIT, deletion).await {
-            Ok(Ok(())) => Ok(()),
+            Ok(Ok(())) => {
+                self.record.forget(&name).await;
+                Ok(())
+            }
             Ok(Err(error)) => Err(format!("the sandbox {id} could not be deleted: {error}")),
             Err(_) => Err(format!("the sandbox {id} was not deleted within {DELETE_LIMIT:?}")),
         }
@@ -411,11 +517,15 @@ impl Drop for Inner {
         if self.is_kept() {
             return;
         }
-        let Some(id) = self.owned.take() else { return };
+        let Some(owned) = self.owned.take() else { return };
+        let id = owned.id.clone();
         warn!(sandbox_id = %id, "A sandbox was not closed; it is deleted now.");
         // A connection of before belongs to a runtime that may be gone, or may never be polled again.
         match Client::new(&self.config, &self.lifecycle) {
-            Ok(client) => reap_in_a_thread(reap(client, self.lifecycle.clone(), id)),
+            Ok(client) => {
+                let reaping = reap(client, self.lifecycle.clone(), self.record.clone(), owned);
+                reap_in_a_thread(reaping);
+            }
             Err(error) => warn!(sandbox_id = %id, %error, "A sandbox could not be deleted."),
         }
     }
@@ -425,9 +535,10 @@ fn cut_off() -> EnvironmentError {
     unavailable("the creation of a sandbox was cut off".to_owned())
 }
 
-async fn reap(client: Client, lifecycle: Lifecycle, id: String) {
+async fn reap(client: Client, lifecycle: Lifecycle, record: Record, sandbox: OwnedSandbox) {
+    let OwnedSandbox { id, name } = sandbox;
     match tokio::time::timeout(DELETE_LIMIT, delete(&client, &lifecycle, &id)).await {
-        Ok(Ok(())) => {}
+        Ok(Ok(())) => record.forget(&name).await,
         Ok(Err(error)) => warn!(sandbox_id = %id, %error, "A sandbox could not be deleted."),
         Err(_) => warn!(sandbox_id = %id, "A sandbox was not deleted in time."),
     }

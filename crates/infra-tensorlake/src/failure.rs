@@ -50,6 +50,16 @@ impl RequestError {
         matches!(self, Self::Status { status, .. } if *status == wanted)
     }
 
+    /// Whether the server may have done what it was asked for.
+    pub(crate) fn may_have_arrived(&self) -> bool {
+        match self {
+            Self::Connect(_) => false,
+            // What is refused was not done.
+            Self::Status { status, .. } => *status >= 500,
+            Self::Broken(_) | Self::Silent { .. } | Self::Unreadable(_) => true,
+        }
+    }
+
     /// Whether the server knows no such sandbox, or says that it does not run.
     pub(crate) fn says_gone(&self) -> bool {
         let Self::Status { status, code, .. } = self else { return false };

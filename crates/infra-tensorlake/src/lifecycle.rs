@@ -20,6 +20,9 @@ use crate::wire::{
 /// How often a sandbox that starts is asked for: fast at first, then every second.
 const FIRST_POLL: Duration = Duration::from_millis(50);
 const LAST_POLL: Duration = Duration::from_secs(1);
+/// How long a sandbox is looked for by its name whose creation may be on its way.
+const SEARCH_LIMIT: Duration = Duration::from_secs(5);
+const SEARCH_INTERVAL: Duration = Duration::from_millis(250);
 
 /// A sandbox that commands can be sent to.
 #[derive(Debug, Clone)]
@@ -72,13 +75,73 @@ pub(crate) struct Created {
     pub(crate) response: SandboxResponse,
 }
 
+/// What a sandbox is asked for by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum SandboxName {
+    /// Nothing.
+    None,
+    /// What somebody wants it to be called: others may have one that is called so.
+    Given(String),
+    /// What nobody else has ever called one.
+    Chosen(String),
+}
+
+impl SandboxName {
+    pub(crate) fn as_str(&self) -> Option<&str> {
+        match self {
+            Self::None => None,
+            Self::Given(name) | Self::Chosen(name) => Some(name),
+        }
+    }
+}
+
+/// Why there is no sandbox.
+#[derive(Debug)]
+pub(crate) struct NotCreated {
+    pub(crate) error: EnvironmentError,
+    pub(crate) remains: Remains,
+}
+
+/// What may be left of a creation that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Remains {
+    Nothing,
+    /// A sandbox that nobody knows of: the request may have arrived.
+    Perhaps,
+}
+
 /// Asks for a sandbox. Every answer that names one is taken, the failures included: what is named exists
-/// and has to be deleted.
+/// and has to be deleted. Where the answer is lost, a sandbox with a chosen name is found by that.
 pub(crate) async fn create(
     client: &Client,
     lifecycle: &Lifecycle,
     config: &TensorlakeConfig,
-) -> Result<Created, EnvironmentError> {
+    name: &SandboxName,
+) -> Result<Created, NotCreated> {
+    let NotCreated { error, remains } = match ask(client, lifecycle, config, name).await {
+        Ok(created) => return Ok(created),
+        Err(not_created) => not_created,
+    };
+    let SandboxName::Chosen(name) = name else { return Err(NotCreated { error, remains }) };
+    if remains == Remains::Nothing {
+        return Err(NotCreated { error, remains });
+    }
+    warn!(name, %error, "It is not known what came of a creation; the sandbox is looked for by its name.");
+    match find(client, lifecycle, name).await {
+        Ok(Some(response)) if let Some(id) = response.own_id() => {
+            info!(sandbox_id = %id, name, "The sandbox was found by its name.");
+            Ok(Created { id, response })
+        }
+        Ok(_) | Err(_) => Err(NotCreated { error, remains }),
+    }
+}
+
+async fn ask(
+    client: &Client,
+    lifecycle: &Lifecycle,
+    config: &TensorlakeConfig,
+    name: &SandboxName,
+) -> Result<Created, NotCreated> {
     let body = CreateSandboxRequest {
         resources: WireResources {
             cpus: config.resources.cpus,
@@ -87,12 +150,15 @@ pub(crate) async fn create(
         },
         image: config.image.as_deref(),
         snapshot_id: config.snapshot_id.as_deref(),
-        name: config.name.as_deref(),
+        name: name.as_str(),
         timeout_secs: config.lifetime.as_secs(),
         network: (!config.internet).then_some(WireNetwork { allow_internet_access: false }),
     };
     let operation = "the creation of a sandbox";
-    let failed = |error: RequestError| error.in_environment(operation);
+    let failed = |error: RequestError| NotCreated {
+        remains: if error.may_have_arrived() { Remains::Perhaps } else { Remains::Nothing },
+        error: error.in_environment(operation),
+    };
     let request = client.request(Method::POST, &lifecycle.sandboxes());
     let request = json_body(request, &body).map_err(failed)?;
     // The newer service holds the answer back until the sandbox runs.
@@ -103,19 +169,55 @@ pub(crate) async fn create(
     let status = response.status().as_u16();
     let body = client.body(response).await.map_err(failed)?;
     let parsed = serde_json::from_slice::<SandboxResponse>(&body).unwrap_or_default();
-    match parsed.sandbox_id.clone().or_else(|| parsed.id.clone()) {
+    match parsed.own_id() {
         Some(id) if status != 409 => {
             info!(sandbox_id = %id, status, "A sandbox was created.");
             Ok(Created { id, response: parsed })
         }
-        _ if status == 409 => Err(unavailable(format!(
-            "a sandbox named {:?} exists already",
-            config.name.as_deref().unwrap_or_default()
-        ))),
-        _ => Err(unavailable(format!(
-            "{operation} was answered with {status} and no id: {}",
-            client.shown(&String::from_utf8_lossy(&body))
-        ))),
+        _ if status == 409 => {
+            let name = name.as_str().unwrap_or_default();
+            let error = unavailable(format!("a sandbox named {name:?} exists already"));
+            // Somebody else's, unless nobody else can have called one so.
+            Err(NotCreated { error, remains: Remains::Perhaps })
+        }
+        _ => Err(NotCreated {
+            error: unavailable(format!(
+                "{operation} was answered with {status} and no id: {}",
+                client.shown(&String::from_utf8_lossy(&body))
+            )),
+            remains: Remains::Perhaps,
+        }),
+    }
+}
+
+/// Looks for a sandbox by its id or name, for a while where it may be about to be made. `None` where the server knows none.
+pub(crate) async fn find(
+    client: &Client,
+    lifecycle: &Lifecycle,
+    name: &str,
+) -> Result<Option<SandboxResponse>, EnvironmentError> {
+    let give_up = Instant::now() + SEARCH_LIMIT;
+    loop {
+        let found = known(client, lifecycle, name).await?;
+        if found.is_some() || Instant::now() + SEARCH_INTERVAL > give_up {
+            return Ok(found);
+        }
+        tokio::time::sleep(SEARCH_INTERVAL).await;
+    }
+}
+
+/// What the server says of a sandbox; `None` where it knows none.
+pub(crate) async fn known(
+    client: &Client,
+    lifecycle: &Lifecycle,
+    id_or_name: &str,
+) -> Result<Option<SandboxResponse>, EnvironmentError> {
+    let failed = |error: RequestError| error.in_environment("a look at the sandbox");
+    let request = client.request(Method::GET, &lifecycle.sandbox(id_or_name));
+    match client.send(request, Repeatable::Yes, &[]).await {
+        Ok(response) => client.json(response).await.map(Some).map_err(failed),
+        Err(error) if error.is(404) || error.is(410) => Ok(None),
+        Err(error) => Err(failed(error)),
     }
 }
 
@@ -238,28 +340,24 @@ pub(crate) async fn look(
     lifecycle: &Lifecycle,
     id: &str,
 ) -> Result<Standing, EnvironmentError> {
-    let request = client.request(Method::GET, &lifecycle.sandbox(id));
-    let response = match client.send(request, Repeatable::Yes, &[]).await {
-        Ok(response) => response,
-        Err(error) if error.is(404) || error.is(410) => {
-            return Ok(Standing::Gone(format!("the sandbox {id} no longer exists")));
-        }
-        Err(error) => return Err(error.in_environment("a look at the sandbox")),
+    let Some(response) = known(client, lifecycle, id).await? else {
+        return Ok(Standing::Gone(format!("the sandbox {id} no longer exists")));
     };
-    let response: SandboxResponse = client
-        .json(response)
-        .await
-        .map_err(|error| error.in_environment("a look at the sandbox"))?;
-    Ok(match SandboxStatus::of(response.status.as_deref()) {
+    Ok(standing(client, id, &response))
+}
+
+/// What an answer about a sandbox says.
+pub(crate) fn standing(client: &Client, id: &str, response: &SandboxResponse) -> Standing {
+    match SandboxStatus::of(response.status.as_deref()) {
         SandboxStatus::Suspended => Standing::Suspended,
         SandboxStatus::Failed | SandboxStatus::Terminated => {
-            Standing::Gone(ended(client, id, &response))
+            Standing::Gone(ended(client, id, response))
         }
         SandboxStatus::Running
         | SandboxStatus::Pending
         | SandboxStatus::Changing
         | SandboxStatus::Unknown(_) => Standing::Running,
-    })
+    }
 }
 
 /// Asks for a suspended sandbox to run again; whether it does is seen by waiting.

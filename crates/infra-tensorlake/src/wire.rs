@@ -45,6 +45,12 @@ pub(crate) struct SandboxResponse {
     pub(crate) error_details: Option<serde_json::Value>,
 }
 
+impl SandboxResponse {
+    pub(crate) fn own_id(&self) -> Option<String> {
+        self.sandbox_id.clone().or_else(|| self.id.clone())
+    }
+}
+
 /// The status of a sandbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum SandboxStatus {

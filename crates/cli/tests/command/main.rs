@@ -14,6 +14,8 @@ mod git;
 mod harness;
 #[cfg(target_os = "linux")]
 mod hostile;
+#[cfg(target_os = "linux")]
+mod leftovers;
 mod live;
 #[cfg(target_os = "linux")]
 mod sandbox;

@@ -20,7 +20,7 @@ const NETWORK: &str = "warning: sandboxes have this machine's network, its loopb
 
 pub(crate) struct Serving {
     pub(crate) child: Child,
-    url: String,
+    pub(crate) url: String,
 }
 
 impl Serving {
@@ -41,7 +41,7 @@ impl Serving {
     }
 
     /// Sends a request and gives the answer whole.
-    fn ask(&self, head: &str, key: &str, body: &str) -> String {
+    pub(crate) fn ask(&self, head: &str, key: &str, body: &str) -> String {
         self.ask_with(head, "", key, body)
     }
 

@@ -41,6 +41,12 @@ pub enum SessionError {
         /// The one that it was asked for.
         asked: PathBuf,
     },
+    /// What was changed in it is still in a microVM, whose process was ended.
+    #[error("what session {id} changed is still in its microVM")]
+    Elsewhere {
+        /// Which.
+        id: SessionId,
+    },
     /// A newer forge has made it.
     #[error("session {id} was made by a newer forge")]
     Newer {

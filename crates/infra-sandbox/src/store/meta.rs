@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::lock::no_follow;
+use super::microvm::StoredMicrovm;
 use crate::spec::RawPath;
 
 /// The version of what this forge writes. It reads no higher one.
@@ -40,6 +41,9 @@ pub(super) struct Meta {
     /// Absent until it was closed for the first time.
     #[serde(default)]
     pub(super) summary: Option<StoredSummary>,
+    /// Where its commands run elsewhere.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) microvms: Vec<StoredMicrovm>,
 }
 
 /// A path as text where it is UTF-8, for people who look into the file; else as its bytes.
@@ -115,6 +119,7 @@ impl Meta {
             last_used: seconds(now),
             forge: env!("CARGO_PKG_VERSION").to_owned(),
             summary: None,
+            microvms: Vec::new(),
         }
     }
 

@@ -1,5 +1,7 @@
 //! Sessions on the disk: `sessions/<id>/{meta.json,lock,upper,work,base}` under the state directory.
 //!
+//! Where its commands run in a microVM, `microvm` holds what tells what is changed there.
+//!
 //! Where the state directory's file system cannot hold a layer, `upper.tar` and `git-upper.tar` hold what
 //! the layers hold, which are in memory while the session is used.
 //!
@@ -16,6 +18,7 @@ mod id;
 mod lock;
 mod make;
 mod meta;
+mod microvm;
 mod moment;
 mod open;
 mod prune;
@@ -31,6 +34,7 @@ pub(crate) use base::Followed;
 pub use commits::WaitingCommits;
 pub use error::SessionError;
 pub use meta::StoredSummary;
+pub use microvm::{MicrovmUse, StoredMicrovm};
 pub(crate) use open::LayerPlace;
 pub use open::{OpenSession, SessionEnd};
 pub(crate) use prune::remove_directory;

@@ -61,6 +61,8 @@ pub struct OpenSession {
     shared: AtomicBool,
     /// Since when it has been used without an account of what its changed files were, and when it took in the host's.
     moments: Mutex<Option<Moments>>,
+    /// When the host was last looked at for a microVM.
+    looked: Mutex<Option<Moment>>,
 }
 
 impl Drop for OpenSession {
@@ -107,8 +109,8 @@ impl OpenSession {
         };
         let (meta, counted) = (meta.into(), Mutex::new(None));
         let shared = AtomicBool::new(false);
-        let moments = Mutex::new(None);
-        Self { store, id, directory, meta, continued, counted, lock, shared, moments }
+        let (moments, looked) = (Mutex::new(None), Mutex::new(None));
+        Self { store, id, directory, meta, continued, counted, lock, shared, moments, looked }
     }
 
     /// Notes that it is used, and makes what a crash may have left unmade.
@@ -144,6 +146,26 @@ impl OpenSession {
     #[must_use]
     pub fn id(&self) -> &SessionId {
         &self.id
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.directory
+    }
+
+    pub(super) fn meta(&self) -> MutexGuard<'_, Meta> {
+        guard(&self.meta)
+    }
+
+    pub(super) fn set_moments(&self, moments: Moments) {
+        *guard(&self.moments) = Some(moments);
+    }
+
+    pub(super) fn looked(&self) -> Option<Moment> {
+        *guard(&self.looked)
+    }
+
+    pub(super) fn set_looked(&self, moment: Moment) {
+        *guard(&self.looked) = Some(moment);
     }
 
     /// The workspace that it is of.
@@ -336,7 +358,7 @@ impl OpenSession {
         fs::rename(new, path)
     }
 
-    /// Drops everything that it holds. It must not be mounted. Of each layer, everything is gone at once
+    /// Drops everything that it holds, and what its microVM has. It must not be mounted. Of each layer, everything is gone at once
     /// or nothing, whenever the process ends.
     ///
     /// # Errors
@@ -351,6 +373,7 @@ impl OpenSession {
             }
             _ => {}
         }
+        self.forget_microvm_state()?;
         for name in EMPTIED {
             let like = workspace.as_ref().filter(|_| name == LAYERS[0].0);
             let path = self.directory.join(name);
@@ -390,12 +413,12 @@ impl OpenSession {
         }
     }
 
-    /// Ends its use: one that holds nothing is removed.
+    /// Ends its use: one that holds nothing is removed, unless it has a microVM on record.
     ///
     /// # Errors
     /// It could not be removed; nothing of it was lost that it held.
     pub fn end(self) -> Result<SessionEnd, SessionError> {
-        if self.holds_anything().unwrap_or(true) {
+        if self.holds_anything().unwrap_or(true) || !guard(&self.meta).microvms.is_empty() {
             let summary = *guard(&self.counted);
             self.release();
             return Ok(SessionEnd::Kept(summary));

@@ -55,8 +55,8 @@ pub struct PruneReport {
 impl SessionStore {
     /// Removes the sessions that nobody misses: those that hold nothing, those with ignored files only
     /// that were not used for seven days or whose workspace is gone, and halves that a crash left. One
-    /// that is in use is left alone; one that holds changes or may hold commits is, too, unless the
-    /// options name its workspace.
+    /// that is in use is left alone, and so is one with a microVM on record; one that holds changes or may hold
+    /// commits is, too, unless the options name its workspace.
     ///
     /// # Errors
     /// The state directory cannot be read; what could not be removed is in the report.
@@ -124,6 +124,10 @@ impl SessionStore {
         options: &PruneOptions,
         now: SystemTime,
     ) -> Option<&'static str> {
+        if !session.microvms.is_empty() {
+            // What finds them must not be lost.
+            return None;
+        }
         if !holds_anything(&self.path_of(&session.id)).unwrap_or(true) {
             return Some("it held nothing");
         }

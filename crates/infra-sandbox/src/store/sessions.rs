@@ -12,6 +12,7 @@ use super::error::SessionError;
 use super::lock::{self, NotLocked};
 use super::make::move_to_new;
 use super::meta::{Meta, StoredSummary, Unusable};
+use super::microvm::{MicrovmUse, StoredMicrovm};
 use super::open::{OpenSession, Origin, holds_anything, may_hold_commits};
 use crate::hook::HelperProgram;
 
@@ -26,7 +27,7 @@ const MIN_PREFIX: usize = 4;
 /// Which session to use.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum SessionChoice {
-    /// The newest of the workspace that nobody uses and that holds anything, else a new one.
+    /// The newest of the workspace that nobody uses, that holds anything and awaits no microVM, else a new one.
     #[default]
     Continue,
     /// A new one.
@@ -60,6 +61,16 @@ pub struct SessionSummary {
     /// What it held when it was last closed; `None` while it is used, and where nobody counted at the
     /// end, as after a kill.
     pub summary: Option<StoredSummary>,
+    /// The microVMs that its commands ran in, as far as they are not known to be gone.
+    pub microvms: Vec<StoredMicrovm>,
+}
+
+impl SessionSummary {
+    /// Whether there is a microVM with changes that may be nowhere else.
+    #[must_use]
+    pub fn awaits_a_microvm(&self) -> bool {
+        self.microvms.iter().any(|microvm| microvm.r#use == MicrovmUse::Session)
+    }
 }
 
 /// A session that nothing can be made of. It was set aside, unless a process still uses it or its
@@ -134,12 +145,18 @@ impl SessionStore {
             SessionChoice::Named(id) => self.open_named(workspace, id),
             SessionChoice::Fresh => self.open_new(workspace),
             SessionChoice::Continue => {
-                for session in self.candidates(workspace)? {
+                let candidates = self.candidates(workspace)?.into_iter();
+                // Of one with a microVM there are changes that are not here yet.
+                for session in candidates.filter(|session| !session.awaits_a_microvm()) {
                     match self.open_existing(&session.id) {
                         Ok(open) if open.holds_anything().unwrap_or(false) => return Ok(open),
                         // Left behind by a kill before anything was written.
                         Ok(open) => drop(open.end()),
-                        Err(SessionError::Busy { .. } | SessionError::NotFound { .. }) => {}
+                        Err(
+                            SessionError::Busy { .. }
+                            | SessionError::NotFound { .. }
+                            | SessionError::Elsewhere { .. },
+                        ) => {}
                         Err(error) => warn!(%error, "A session was passed over."),
                     }
                 }
@@ -279,6 +296,9 @@ impl SessionStore {
 
     fn open_existing(&self, id: &SessionId) -> Result<OpenSession, SessionError> {
         let (lock, meta) = self.acquire(id)?;
+        if meta.awaits_a_microvm() {
+            return Err(SessionError::Elsewhere { id: id.clone() });
+        }
         self.begin(OpenSession::new(self.clone(), id.clone(), lock, meta, Origin::Existing))
     }
 
@@ -341,6 +361,7 @@ impl SessionStore {
             last_used: used.map_or(last_used, |used| used.max(last_used)),
             state,
             summary: meta.summary.filter(|_| !marked),
+            microvms: meta.microvms.clone(),
         }
     }
 

@@ -10,6 +10,7 @@ use super::*;
 
 mod damage;
 mod locks;
+mod microvms;
 mod pruning;
 mod receiving;
 mod removing;

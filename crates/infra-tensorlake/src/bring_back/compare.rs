@@ -29,6 +29,8 @@ pub(crate) enum Kept {
     There(GuestStat, Option<Digest>),
     /// That nothing is there.
     Nothing,
+    /// Something that nobody here has seen in the guest.
+    Unseen,
 }
 
 impl Kept {
@@ -39,7 +41,7 @@ impl Kept {
     fn stat(&self) -> Option<&GuestStat> {
         match self {
             Self::There(stat, _) => Some(stat),
-            Self::Nothing => None,
+            Self::Nothing | Self::Unseen => None,
         }
     }
 }

@@ -112,6 +112,33 @@ impl GuestTree {
         Ok(tree)
     }
 
+    /// Writes paths as [`read`](Self::read) takes them. What may have been written again within the same step of the clock is
+    /// written as something that nothing is the same as.
+    pub(crate) fn write(paths: &BTreeMap<PathBuf, GuestStat>, to: &mut Vec<u8>) {
+        // After everything that is listed.
+        to.extend_from_slice(b"99999999999\0");
+        for (path, stat) in paths {
+            let kind = match stat.kind {
+                _ if stat.is_fresh => 's',
+                GuestKind::File => 'f',
+                GuestKind::Directory => 'd',
+                GuestKind::Symlink => 'l',
+                GuestKind::Closed => 'u',
+                GuestKind::Special => 's',
+            };
+            let (seconds, rest) = (stat.changed / 1_000_000_000, stat.changed % 1_000_000_000);
+            let GuestStat { mode, size_bytes, inode, .. } = stat;
+            let head = format!("{kind} {mode:o} {size_bytes} {seconds}.{rest:09} {inode}");
+            for field in
+                [head.as_bytes(), path.as_os_str().as_bytes(), stat.target.as_os_str().as_bytes()]
+            {
+                to.extend_from_slice(field);
+                to.push(0);
+            }
+        }
+        to.extend_from_slice(b"rules\0end\0");
+    }
+
     /// A name, NUL, and then `NUMBER:LINE` with a line break, as `grep -HnZ` prints it.
     fn read_rules(&mut self, fields: &mut Fields<impl BufRead>) -> io::Result<()> {
         let mut total = 0;

@@ -8,8 +8,10 @@ mod archive;
 mod compare;
 mod listing;
 mod run;
+mod state;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use compare::Kept;
 pub(crate) use run::{BringBack, Hashed, names};
+pub(crate) use state::GuestState;

@@ -20,6 +20,7 @@ use tokio::sync::Mutex as AsyncMutex;
 use super::archive::{PACK, read_files};
 use super::compare::{Difference, Kept, Known};
 use super::listing::{GuestKind, GuestTree, LIST_TREE};
+use super::state::GuestState;
 use crate::environment::{Inner, TensorlakeEnvironment};
 use crate::failure::{RequestError, unavailable};
 use crate::guest::word;
@@ -78,7 +79,23 @@ impl Inner {
         let sandbox = guest.ready.id.clone();
         let known = Known { sandbox, begun: tree.paths, kept: BTreeMap::new() };
         *self.bring_back.known() = Some(known);
-        Ok(())
+        self.record_state().await
+    }
+
+    /// Writes down, where that is done, what another process needs to tell what is changed in the guest from now on.
+    pub(crate) async fn record_state(&self) -> Result<(), EnvironmentError> {
+        if !self.record.is_kept() {
+            return Ok(());
+        }
+        let state = self
+            .bring_back
+            .known()
+            .as_ref()
+            .map(|known| GuestState::write(&known.sandbox, &self.scratch, &known.begun));
+        match state {
+            Some(state) => self.record.fill(&self.owned_name(), state).await,
+            None => Ok(()),
+        }
     }
 
     async fn bring_back<K: ReturnKeeper + 'static>(

@@ -136,6 +136,8 @@ impl Inner {
             }
         };
         match (&kept, host) {
+            // Only of a sandbox that another process left behind, into which nothing is brought.
+            (Kept::Unseen, _) => Fate::Conflicts,
             (Kept::Nothing, None) => Fate::Agrees,
             (Kept::Nothing, Some(_)) | (Kept::There(..), None) => Fate::Conflicts,
             (Kept::There(stat, digest), Some(host)) => match &host.entry {
@@ -186,7 +188,7 @@ impl Inner {
                 }
             }
         }
-        Ok(())
+        self.record_state().await
     }
 }
 
