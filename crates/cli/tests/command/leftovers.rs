@@ -228,12 +228,20 @@ fn a_session_whose_forge_lives_is_stopped_with_its_microvm_and_keeps_its_changes
     cloud.end();
 }
 
+/// Whether no thread of a process runs.
+fn stands_still(child: &Child) -> bool {
+    let threads = fs::read_dir(format!("/proc/{}/task", child.id())).unwrap().flatten();
+    let mut stats = threads.map(|thread| fs::read_to_string(thread.path().join("stat")).unwrap());
+    stats.all(|stat| stat.rsplit(')').next().unwrap().trim_start().starts_with('T'))
+}
+
 #[test]
 fn the_record_stays_where_the_server_cannot_be_reached() {
     let cloud = Cloud::start();
     let world = World::new();
     cloud.killed(&world);
     send(&cloud.serving.child, Signal::STOP);
+    wait_until("the server stands still", || stands_still(&cloud.serving.child));
     let begin = Instant::now();
     let listed = run(&mut cloud.forge(&world, &["session", "list"])).stdout;
     assert!(listed.contains(": unknown (it took longer than 5s)\n"), "{listed}");
