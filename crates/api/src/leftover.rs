@@ -78,6 +78,8 @@ pub struct LeftoverMicrovms {
     sandboxes: Sandboxes,
     server: String,
     namespace: String,
+    /// The session that somebody wants to go on with: whether it can is not to hang on who comes first.
+    spared: Option<SessionId>,
 }
 
 impl LeftoverMicrovms {
@@ -88,7 +90,12 @@ impl LeftoverMicrovms {
     pub fn new(store: SessionStore, config: &TensorlakeConfig) -> Result<Self, ConfigError> {
         let config = TensorlakeConfig { source: None, record: None, ..config.clone() };
         let (server, namespace) = (config.api_url.clone(), config.namespace.clone());
-        Ok(Self { store, sandboxes: Sandboxes::new(config)?, server, namespace })
+        Ok(Self { store, sandboxes: Sandboxes::new(config)?, server, namespace, spared: None })
+    }
+
+    /// Leaves this session alone where all are ended.
+    pub(crate) fn sparing(self, spared: Option<SessionId>) -> Self {
+        Self { spared, ..self }
     }
 
     /// Whether a microVM is one of the server that is asked here.
@@ -163,7 +170,8 @@ impl LeftoverMicrovms {
         let sessions = run(move || store.list()).await?.sessions;
         let mut work = JoinSet::new();
         for session in sessions {
-            if session.state == SessionState::Idle && session.awaits_a_microvm() {
+            let is_spared = self.spared.as_ref() == Some(&session.id);
+            if session.state == SessionState::Idle && session.awaits_a_microvm() && !is_spared {
                 let this = self.clone();
                 work.spawn(async move {
                     let ended = this.end(&session.id, WhichMicrovms::Abandoned).await;

@@ -117,7 +117,11 @@ impl Microvm {
         let Some(kept) = &self.kept else { return };
         // The configuration was taken before.
         if let Ok(leftovers) = LeftoverMicrovms::new(kept.store.clone(), config) {
-            self.leftover = Some(Arc::new(LeftoverWork::begin(leftovers)));
+            let named = match &kept.choice {
+                SessionChoice::Named(id) => Some(id.clone()),
+                SessionChoice::Continue | SessionChoice::Fresh => None,
+            };
+            self.leftover = Some(Arc::new(LeftoverWork::begin(leftovers.sparing(named))));
         }
     }
 

@@ -7,11 +7,13 @@ use std::process::{Child, Command};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use forge_scripted_model::{Answer, Call, Script};
 use pretty_assertions::assert_eq;
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 
-use crate::harness::{Ended, World, run, send, wait, wait_until};
+use crate::harness::{Ended, Server, World, run, send, wait, wait_until};
 use crate::serve::Serving;
+use crate::terminal::Screen;
 
 const KEY: &str = "k3y";
 
@@ -226,12 +228,20 @@ fn a_session_whose_forge_lives_is_stopped_with_its_microvm_and_keeps_its_changes
     cloud.end();
 }
 
+/// Whether no thread of a process runs.
+fn stands_still(child: &Child) -> bool {
+    let threads = fs::read_dir(format!("/proc/{}/task", child.id())).unwrap().flatten();
+    let mut stats = threads.map(|thread| fs::read_to_string(thread.path().join("stat")).unwrap());
+    stats.all(|stat| stat.rsplit(')').next().unwrap().trim_start().starts_with('T'))
+}
+
 #[test]
 fn the_record_stays_where_the_server_cannot_be_reached() {
     let cloud = Cloud::start();
     let world = World::new();
     cloud.killed(&world);
     send(&cloud.serving.child, Signal::STOP);
+    wait_until("the server stands still", || stands_still(&cloud.serving.child));
     let begin = Instant::now();
     let listed = run(&mut cloud.forge(&world, &["session", "list"])).stdout;
     assert!(listed.contains(": unknown (it took longer than 5s)\n"), "{listed}");
@@ -270,6 +280,49 @@ fn the_next_run_fetches_from_what_was_left_behind_without_waiting_for_it() {
     let waiting = |arguments: &[&str]| run(&mut world.forge(arguments)).stdout;
     assert_eq!(waiting(&["diff", "--name-only"]), "living\n");
     assert_eq!(waiting(&["diff", "--name-only", killed]), "made\n");
+    cloud.end();
+}
+
+/// Another process knows as well as the first what of the guest's tree is news: not what came from the host, and not what was
+/// made and removed again.
+#[test]
+fn what_is_fetched_later_is_what_the_conversation_would_have_had() {
+    let cloud = Cloud::start();
+    let world = World::new();
+    world.write("project/file", "one\n");
+    let first = "echo a >removed; echo b >stays; echo say-$((1+1))";
+    let second = "rm removed; cat file >third; echo say-$((1+2)); exec sleep 1000";
+    let work = format!("if [ -e stays ]; then {second}; else {first}; fi");
+    let model = Server::start(Script::new([
+        Answer::calls([Call::shell(&work, "Work")]),
+        Answer::text("Answered."),
+    ]));
+    let url = &cloud.serving.url;
+    let program = format!(
+        "\"$FORGE\" --tensorlake {KEY} --tensorlake-url {url} -m openai/scripted --ask never --apply never"
+    );
+    let mut screen = Screen::running(&world, &model, &program);
+    screen.enter("turn one");
+    screen.expect("2 changes wait");
+    world.write("project/file", "by hand\n");
+    screen.enter("turn two");
+    screen.expect("say-3");
+    // Where the screen has it.
+    let forge = |arguments: &[&str]| {
+        run(cloud.forge(&world, arguments).env("FORGE_STATE_DIR", world.home().join("state")))
+    };
+    let json = forge(&["session", "list", "--json"]).stdout;
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let pid = json[0]["pid"].as_i64().unwrap_or_else(|| panic!("{json}"));
+    let pid = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    kill_process(pid, Signal::KILL).unwrap();
+    screen.expect("code=137");
+    assert_eq!(cloud.alive(), 1);
+    let pruned = forge(&["session", "prune"]);
+    assert_eq!((pruned.code, cloud.alive()), (Some(0), 0), "{pruned:?}");
+    assert_eq!(forge(&["diff", "--name-only"]).stdout, "stays\nthird\n");
+    assert_eq!(forge(&["apply", "--yes"]).code, Some(0));
+    assert_eq!(in_project(&world, "third").as_deref(), Some("by hand\n"));
     cloud.end();
 }
 
