@@ -52,9 +52,10 @@ impl Cloud {
         answer.matches("\"status\":").count()
     }
 
-    /// A run that is killed when it has written the first file.
+    /// A run that is killed when it has written a file; what it runs goes on and writes nothing more.
     fn killed(&self, world: &World) {
-        let mut child = self.forge(world, &["exec", "--fresh", "-c", WORK]).spawn().unwrap();
+        let work = "echo one >made; echo first; exec sleep 1000";
+        let mut child = self.forge(world, &["exec", "--fresh", "-c", work]).spawn().unwrap();
         assert_eq!(first_line(&mut child), "first");
         send(&child, Signal::KILL);
         wait(child);
