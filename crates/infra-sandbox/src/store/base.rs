@@ -21,7 +21,7 @@ use forge_domain::{AppliedId, Base, Digest, Entry};
 use rustix::fs::{FileType, Statx};
 use serde::{Deserialize, Serialize};
 
-use super::blobs::{Blobs, Keeping};
+use super::blobs::{Blobs, Keeping, create};
 use super::lock::no_follow;
 use super::meta::WrittenPath;
 use super::moment::{Moment, Moments, Sight};
@@ -483,9 +483,7 @@ fn has(layer: BorrowedFd<'_>, path: &Path, wanted: &Entry) -> bool {
 }
 
 fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut options = File::options();
-    options.write(true).create(true).truncate(true).mode(0o600).custom_flags(no_follow());
-    options.open(path)?.write_all(bytes)
+    create(path)?.write_all(bytes)
 }
 
 impl WrittenBase {

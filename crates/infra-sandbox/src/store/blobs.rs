@@ -267,7 +267,7 @@ fn open(path: &Path) -> io::Result<File> {
 }
 
 /// Makes a file that only its owner can use, or empties it.
-fn create(path: &Path) -> io::Result<File> {
+pub(super) fn create(path: &Path) -> io::Result<File> {
     let mut options = File::options();
     options.write(true).create(true).truncate(true).mode(0o600).custom_flags(no_follow());
     options.open(path)
