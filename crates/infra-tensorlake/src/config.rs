@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use derive_setters::Setters;
-use forge_domain::{EnvironmentVariable, WorkspaceLocation, WorkspaceSource};
+use forge_domain::{EnvironmentVariable, HistorySource, WorkspaceLocation, WorkspaceSource};
 use secrecy::SecretString;
 use thiserror::Error;
 
@@ -69,6 +69,8 @@ pub struct TensorlakeConfig {
     /// The project, which is brought into the sandbox before anything is done in it. Default: none; the workspace is
     /// empty then.
     pub source: Option<Arc<dyn WorkspaceSource>>,
+    /// The history of the project's repository, which is brought in with it. Default: none.
+    pub history: Option<Arc<dyn HistorySource>>,
     /// Where the scratch directory is made in the guest. Default: `/tmp`.
     pub scratch_parent: PathBuf,
     /// Whether the sandbox is left running at the end. Default: no, it is deleted.
@@ -112,6 +114,7 @@ impl TensorlakeConfig {
             key,
             environment: Vec::new(),
             source: None,
+            history: None,
             scratch_parent: PathBuf::from("/tmp"),
             keep: false,
             api_url: "https://api.tensorlake.ai".to_owned(),
