@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use derive_setters::Setters;
 use forge_app::AgentConfig;
 use forge_domain::{
-    Approval, ApprovalRequest, Approver, EnvironmentVariable, KEY_VARIABLES, LanguageModel,
-    VariableName,
+    Approval, ApprovalRequest, Approver, EnvironmentVariable, HistorySource, KEY_VARIABLES,
+    LanguageModel, VariableName,
 };
 use forge_infra_model::ModelConfig;
 #[cfg(target_os = "linux")]
@@ -92,6 +92,8 @@ pub struct ProjectOptions {
     pub max_file_bytes: u64,
     /// All files together may not be more. Default: 2 GiB.
     pub max_total_bytes: u64,
+    /// How the history of the project's repository goes along. Default: not at all.
+    pub history: Option<HistoryOptions>,
     /// The session that keeps what is changed. What it holds already goes along. Default: as in the sandbox.
     #[cfg(target_os = "linux")]
     pub session: forge_infra_sandbox::SessionChoice,
@@ -103,9 +105,27 @@ impl Default for ProjectOptions {
             include: Vec::new(),
             max_file_bytes: 100 * 1024 * 1024,
             max_total_bytes: 2 * 1024 * 1024 * 1024,
+            history: None,
             #[cfg(target_os = "linux")]
             session: forge_infra_sandbox::SessionChoice::default(),
         }
+    }
+}
+
+/// How the history of a project's repository goes into an environment that is not on this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HistoryOptions {
+    /// Where git is looked for, as `PATH` has it.
+    pub search_path: OsString,
+    /// A larger bundle does not go along; then only the newest commit does.
+    pub max_bytes: u64,
+}
+
+impl HistoryOptions {
+    /// Bundles of 512 MiB at the most.
+    #[must_use]
+    pub fn new(search_path: impl Into<OsString>) -> Self {
+        Self { search_path: search_path.into(), max_bytes: 512 * 1024 * 1024 }
     }
 }
 
@@ -115,6 +135,18 @@ impl ProjectOptions {
             .include(self.include.clone())
             .max_file_bytes(self.max_file_bytes)
             .max_total_bytes(self.max_total_bytes)
+    }
+
+    /// The history, written down in the state directory on its way.
+    pub(crate) fn history_source(
+        &self,
+        root: &std::path::Path,
+        state_directory: &std::path::Path,
+    ) -> Option<Arc<dyn HistorySource>> {
+        let HistoryOptions { search_path, max_bytes } = self.history.as_ref()?;
+        let directory = state_directory.join("history");
+        let history = forge_infra_git::HostHistory::new(root, search_path, &directory, *max_bytes);
+        Some(Arc::new(history))
     }
 }
 

@@ -70,6 +70,17 @@ impl Executor {
         }
     }
 
+    /// What is to be said of the project's git history, where the environment is elsewhere and was used: that it stayed
+    /// behind and why, or that it is not whole there.
+    pub async fn history_note(&self) -> Option<String> {
+        match self {
+            #[cfg(target_os = "linux")]
+            Self::Sandbox(_) => None,
+            Self::Local(_) => None,
+            Self::Tensorlake(microvm) => microvm.history_note().await,
+        }
+    }
+
     /// The id of the environment where it is not on this machine, once it has one.
     #[must_use]
     pub fn remote_id(&self) -> Option<String> {

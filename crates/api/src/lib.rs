@@ -38,7 +38,9 @@ mod turn;
 /// What an [`OutputSink`] is given.
 pub use bytes::Bytes;
 pub use commits::{BringError, BroughtCommits, bring_commits};
-pub use config::{ApproveAll, ExecutorConfig, ForgeConfig, LocalOptions, ProjectOptions};
+pub use config::{
+    ApproveAll, ExecutorConfig, ForgeConfig, HistoryOptions, LocalOptions, ProjectOptions,
+};
 pub use executor::Executor;
 pub use forge::{ForgeAPI, InitError};
 pub use forge_app::{

@@ -87,6 +87,9 @@ impl Microvm {
         if let (Some(project), None) = (project, &config.source) {
             config.source = Some(Arc::new(project.source(&workspace.root)));
         }
+        if let (Some(project), Some(state), None) = (project, state_directory, &config.history) {
+            config.history = project.history_source(&workspace.root, state);
+        }
         let mut kept = None;
         if let (Some(source), Some(state)) = (config.source.clone(), state_directory) {
             let made = Arc::new(Kept {
@@ -133,6 +136,11 @@ impl Microvm {
     /// What of the project stayed behind, once it was brought in.
     pub(crate) async fn left_out(&self) -> Vec<LeftOut> {
         self.guest.left_out().await
+    }
+
+    /// What is to be said of the project's history, once the project was brought in.
+    pub(crate) async fn history_note(&self) -> Option<String> {
+        self.guest.history_note().await
     }
 
     /// The session on this machine, once there is one.

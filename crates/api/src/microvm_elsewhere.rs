@@ -24,15 +24,23 @@ impl Microvm {
         self.guest.left_out().await
     }
 
+    /// What is to be said of the project's history, once the project was brought in.
+    pub(crate) async fn history_note(&self) -> Option<String> {
+        self.guest.history_note().await
+    }
+
     pub(crate) fn new(
         config: &TensorlakeConfig,
         workspace: &WorkspaceLocation,
-        _state_directory: Option<&Path>,
+        state_directory: Option<&Path>,
         project: Option<&ProjectOptions>,
     ) -> Result<Self, ConfigError> {
         let mut config = config.clone();
         if let (Some(project), None) = (project, &config.source) {
             config.source = Some(Arc::new(project.source(&workspace.root)));
+        }
+        if let (Some(project), Some(state), None) = (project, state_directory, &config.history) {
+            config.history = project.history_source(&workspace.root, state);
         }
         Ok(Self { guest: TensorlakeEnvironment::new(config, workspace.clone())? })
     }

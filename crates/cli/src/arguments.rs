@@ -396,6 +396,13 @@ pub(crate) struct CommonOptions {
     /// How much of the project may go into a microVM (4g) [default: 2g]
     #[arg(long, value_name = "SIZE", value_parser = parse_memory)]
     pub(crate) max_project: Option<Mebibytes>,
+    /// How much of the project's git history may go into a microVM; of more only the newest commit
+    /// goes (2g) [default: 512m]
+    #[arg(long, value_name = "SIZE", value_parser = parse_memory, conflicts_with = "no_git")]
+    pub(crate) max_history: Option<Mebibytes>,
+    /// Leave the project's git history out of a microVM
+    #[arg(long)]
+    pub(crate) no_git: bool,
     /// Go on with this session
     #[arg(long, value_name = "ID", conflicts_with = "fresh")]
     pub(crate) session: Option<String>,
@@ -553,6 +560,8 @@ impl CommonOptions {
             keep_vm: self.keep_vm || after.keep_vm,
             max_file: after.max_file.or(self.max_file),
             max_project: after.max_project.or(self.max_project),
+            max_history: after.max_history.or(self.max_history),
+            no_git: self.no_git || after.no_git,
             session: after.session.or(self.session),
             fresh: self.fresh || after.fresh,
             include: self.include.into_iter().chain(after.include).collect(),

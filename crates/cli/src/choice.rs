@@ -58,6 +58,8 @@ pub(crate) struct TensorlakeChoice {
     pub(crate) include: Vec<PathBuf>,
     pub(crate) max_file_bytes: Option<u64>,
     pub(crate) max_project_bytes: Option<u64>,
+    pub(crate) max_history_bytes: Option<u64>,
+    pub(crate) no_git: bool,
     key_from: KeyFrom,
 }
 
@@ -237,6 +239,8 @@ fn of_microvms(options: &CommonOptions) -> Option<&'static str> {
         (options.keep_vm, "--keep-vm"),
         (options.max_file.is_some(), "--max-file"),
         (options.max_project.is_some(), "--max-project"),
+        (options.max_history.is_some(), "--max-history"),
+        (options.no_git, "--no-git"),
     ];
     given.into_iter().find(|(given, _)| *given).map(|(_, option)| option)
 }
@@ -338,6 +342,8 @@ fn tensorlake(
         include: options.include.clone(),
         max_file_bytes: bytes(options.max_file),
         max_project_bytes: bytes(options.max_project),
+        max_history_bytes: bytes(options.max_history),
+        no_git: options.no_git,
         key_from,
     })))
 }

@@ -101,6 +101,7 @@ pub(crate) async fn close(api: &ForgeAPI, closing: Closing<'_>, signals: &mut Si
     let Closing { choice, end, paint, .. } = closing;
     let mut done = Closed::default();
     let left_out = api.executor().left_out().await;
+    let history = api.executor().history_note().await;
     let closed = api.close().await;
     #[cfg(target_os = "linux")]
     for ended in api.executor().take_ended_microvms() {
@@ -108,6 +109,9 @@ pub(crate) async fn close(api: &ForgeAPI, closing: Closing<'_>, signals: &mut Si
     }
     if let Some(said) = said_of(&left_out) {
         failure::note(&said, paint);
+    }
+    if let Some(said) = history {
+        failure::note(&crate::terminal::clean(&said), paint);
     }
     if choice.is_kept()
         && let Some(id) = api.executor().remote_id()

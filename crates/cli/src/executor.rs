@@ -10,7 +10,9 @@ use forge_api::{
     AddedAccess, AddedDirectory, Network, SandboxConfig, SandboxLimits, SessionChoice, SessionId,
     SessionStore, TOOLCHAIN_VARIABLES,
 };
-use forge_api::{EnvironmentVariable, ExecutorConfig, LocalOptions, ProjectOptions};
+use forge_api::{
+    EnvironmentVariable, ExecutorConfig, HistoryOptions, LocalOptions, ProjectOptions,
+};
 
 #[cfg(target_os = "linux")]
 use crate::arguments::NetworkName;
@@ -64,6 +66,13 @@ pub(crate) fn project(choice: &TensorlakeChoice) -> Result<ProjectOptions, Failu
     }
     if let Some(bytes) = choice.max_project_bytes {
         project = project.max_total_bytes(bytes);
+    }
+    if !choice.no_git {
+        let mut history = HistoryOptions::new(git::search_path());
+        if let Some(bytes) = choice.max_history_bytes {
+            history.max_bytes = bytes;
+        }
+        project = project.history(history);
     }
     #[cfg(target_os = "linux")]
     {

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+use crate::review::{CommitsError, GitObjectId};
+
 /// What stands at a path that goes along.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SourceEntry {
@@ -129,6 +131,72 @@ pub enum SourceError {
         /// The directories or files at the root that are the largest, the largest first.
         largest: Vec<PathBuf>,
     },
+}
+
+/// The history of a workspace's repository, to be put together anew elsewhere.
+pub struct History {
+    /// A bundle with its branches and tags, and its length; `None` where there are no commits.
+    pub bundle: Option<(Box<dyn io::Read + Send>, u64)>,
+    /// How objects are named: `sha1` or `sha256`.
+    pub object_format: String,
+    /// The branch that is checked out, without `refs/heads/`; `None` where none is.
+    pub branch: Option<String>,
+    /// The commit that is checked out.
+    pub head: Option<GitObjectId>,
+    /// Lines that name the commits whose parents are not there.
+    pub shallow: Vec<u8>,
+    /// What `.git/info/exclude` holds.
+    pub exclude: Vec<u8>,
+    /// Settings that neither execute anything nor hold a secret.
+    pub settings: Vec<(String, String)>,
+    /// The paths of the commit that is checked out.
+    pub tracked: Vec<PathBuf>,
+    /// Where the whole is larger than may be sent and only the newest commit is: how much may be.
+    pub cut_at_bytes: Option<u64>,
+}
+
+impl fmt::Debug for History {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("History")
+            .field("bundle_bytes", &self.bundle.as_ref().map(|(_, length)| length))
+            .field("branch", &self.branch)
+            .field("head", &self.head)
+            .field("cut_at_bytes", &self.cut_at_bytes)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why a history cannot be taken along. The workspace can be used without.
+#[derive(Debug, Error)]
+pub enum HistoryError {
+    /// There is no repository.
+    #[error("the project is no git repository")]
+    NoRepository,
+    /// The workspace is only a part of a repository.
+    #[error("the project is only a part of the git repository {root:?}")]
+    Within {
+        /// Where that is.
+        root: PathBuf,
+    },
+    /// The newest commit alone is more than may be sent.
+    #[error("its newest commit alone takes more than {limit_bytes} bytes")]
+    TooLarge {
+        /// How much may be sent.
+        limit_bytes: u64,
+    },
+    /// git of the host failed, or is not there.
+    #[error(transparent)]
+    Git(#[from] CommitsError),
+}
+
+/// Reads the history of the host's workspace. It changes nothing there, runs nothing that the repository names, and its
+/// calls block.
+pub trait HistorySource: Send + Sync + fmt::Debug {
+    /// The history as it is now.
+    ///
+    /// # Errors
+    /// [`HistoryError`].
+    fn take(&self) -> Result<History, HistoryError>;
 }
 
 /// Reads the host's workspace for an environment that has none of its own. It changes nothing, and its calls block.

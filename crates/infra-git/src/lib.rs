@@ -5,6 +5,7 @@
 //! only place from which git is started on the host.
 
 mod bring;
+mod history;
 mod identity;
 mod program;
 mod quarantine;
@@ -14,6 +15,7 @@ mod run;
 #[cfg(test)]
 mod tests;
 
+pub use history::HostHistory;
 pub use identity::git_identity;
 pub use program::{GitProgram, SETTINGS};
 pub use repository::HostRepository;

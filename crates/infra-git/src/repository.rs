@@ -15,7 +15,7 @@ use crate::run::{Ended, Input, Output, run};
 #[derive(Debug)]
 pub struct HostRepository {
     pub(crate) git: GitProgram,
-    workspace: PathBuf,
+    pub(crate) workspace: PathBuf,
     /// Switches off the hooks that the configuration names.
     pub(crate) hooks: Vec<(OsString, OsString)>,
     pub(crate) objects: PathBuf,

@@ -611,3 +611,86 @@ fn an_address_that_is_rewritten_to_a_program_runs_none() {
     place.repository().run("ls-remote", &["/x"], Input::Nothing).unwrap();
     assert!(!has_run());
 }
+
+fn history(place: &Place, max_bytes: u64) -> forge_domain::History {
+    use forge_domain::HistorySource as _;
+    let directory = place.private();
+    crate::HostHistory::new(&place.host(), OsStr::new(PATH), &directory, max_bytes).take().unwrap()
+}
+
+/// What a guest makes of a bundle: the subjects of the commits that are checked out.
+fn unbundled(place: &Place, history: &mut forge_domain::History) -> String {
+    let directory = place.root().join("guest");
+    fs::create_dir(&directory).unwrap();
+    git(&directory, &["init", "-q"]);
+    fs::write(directory.join(".git/shallow"), &history.shallow).unwrap();
+    let mut bytes = Vec::new();
+    let (bundle, length) = history.bundle.as_mut().unwrap();
+    std::io::Read::read_to_end(bundle, &mut bytes).unwrap();
+    assert_eq!(bytes.len() as u64, *length);
+    fs::write(directory.join("bundle"), bytes).unwrap();
+    git(&directory, &["bundle", "unbundle", "bundle"]);
+    let head = history.head.as_ref().unwrap().as_str();
+    git(&directory, &["log", "--format=%s", head])
+}
+
+#[test]
+fn a_history_is_whole_or_its_newest_commit_alone() {
+    let place = Place::new();
+    let host = place.host();
+    fs::write(host.join("file"), "2\n").unwrap();
+    git(&host, &["commit", "-q", "-a", "-m", "second"]);
+    git(&host, &["config", "user.name", "Ada"]);
+    git(&host, &["config", "http.extraheader", "Authorization: secret"]);
+    git(&host, &["remote", "add", "origin", "https://user:secret@example.org/x"]);
+    let mut whole = history(&place, 1 << 20);
+    assert_eq!(whole.branch.as_deref(), Some("main"));
+    assert_eq!(whole.tracked, [PathBuf::from("file")]);
+    assert_eq!(
+        whole.settings.iter().map(|(key, _)| &**key).collect::<Vec<_>>(),
+        ["core.filemode", "user.name"]
+    );
+    assert_eq!(
+        (unbundled(&place, &mut whole).as_str(), whole.cut_at_bytes),
+        ("second\nfirst", None)
+    );
+    assert_eq!(fs::read_dir(place.private()).unwrap().count(), 0, "nothing is left");
+
+    // The older commit holds what makes it too large.
+    let noise: Vec<u8> =
+        (0..100_000_u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    fs::write(host.join("large"), &noise).unwrap();
+    git(&host, &["add", "."]);
+    git(&host, &["commit", "-q", "-m", "large"]);
+    git(&host, &["rm", "-q", "large"]);
+    git(&host, &["commit", "-q", "-m", "last"]);
+    fs::remove_dir_all(place.root().join("guest")).unwrap();
+    let mut cut = history(&place, 20_000);
+    assert_eq!((unbundled(&place, &mut cut).as_str(), cut.cut_at_bytes), ("last", Some(20_000)));
+    assert_eq!(fs::read_dir(place.private()).unwrap().count(), 0, "nothing is left");
+}
+
+#[test]
+fn what_has_no_history_says_why() {
+    use forge_domain::{HistoryError, HistorySource as _};
+    let place = Place::new();
+    let take = |workspace: &Path, path: &str| {
+        crate::HostHistory::new(workspace, OsStr::new(path), &place.private(), 1 << 20).take()
+    };
+    assert!(take(&place.host(), PATH).is_ok());
+    assert!(matches!(take(&place.root(), PATH), Err(HistoryError::NoRepository)));
+    let inner = place.host().join("inner");
+    fs::create_dir(&inner).unwrap();
+    assert!(
+        matches!(take(&inner, PATH), Err(HistoryError::Within { root }) if root == place.host())
+    );
+    let missing = take(&place.host(), "/missing");
+    assert!(matches!(missing, Err(HistoryError::Git(CommitsError::NoGit))));
+    // Without commits there is a branch and nothing else.
+    git(&inner, &["init", "-q"]);
+    let empty = take(&inner, PATH).unwrap();
+    assert_eq!(
+        (empty.branch.as_deref(), empty.head, empty.bundle.is_none()),
+        (Some("main"), None, true)
+    );
+}

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use derive_setters::Setters;
-use forge_domain::{EnvironmentVariable, SandboxRecord, WorkspaceLocation, WorkspaceSource};
+use forge_domain::{
+    EnvironmentVariable, HistorySource, SandboxRecord, WorkspaceLocation, WorkspaceSource,
+};
 use secrecy::SecretString;
 use thiserror::Error;
 
@@ -70,6 +72,8 @@ pub struct TensorlakeConfig {
     /// The project, which is brought into the sandbox before anything is done in it. Default: none; the workspace is
     /// empty then.
     pub source: Option<Arc<dyn WorkspaceSource>>,
+    /// The history of the project's repository, which is brought in with it. Default: none.
+    pub history: Option<Arc<dyn HistorySource>>,
     /// Told how far a sandbox is that is waited for. Default: nobody.
     pub progress: Option<ProgressListener>,
     /// What remembers the sandbox, from before it is asked for until it is gone. Default: nothing; then it has no name
@@ -119,6 +123,7 @@ impl TensorlakeConfig {
             key,
             environment: Vec::new(),
             source: None,
+            history: None,
             progress: None,
             record: None,
             scratch_parent: PathBuf::from("/tmp"),

@@ -401,3 +401,106 @@ fn proxies_are_used_elsewhere_and_never_for_this_machine() {
         "{head}"
     );
 }
+
+/// git on the host, as a user calls it.
+fn host_git(cloud: &Cloud, arguments: &[&str]) -> String {
+    #[expect(clippy::disallowed_methods, reason = "the host's repository is made and read")]
+    let mut command = Command::new("git");
+    let identity = ["-c", "user.name=n", "-c", "user.email=e@x", "-c", "init.defaultBranch=main"];
+    command.args(identity).args(arguments).current_dir(cloud.world.project());
+    command.env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_CONFIG_NOSYSTEM", "1");
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{arguments:?} {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+const LOOK: &str = "git status --porcelain; git log --all --format='%H %D %s'; git diff; \
+                    git symbolic-ref -q HEAD; git tag";
+
+fn repository(cloud: &Cloud, init: &[&str]) {
+    cloud.world.write("project/file", "1\n");
+    cloud.world.write("project/gone", "1\n");
+    cloud.world.write("project/.gitignore", "*.log\n");
+    cloud.world.write("project/tracked.log", "1\n");
+    host_git(cloud, &[&["init", "-q"], init].concat());
+    host_git(cloud, &["add", "-f", "."]);
+    host_git(cloud, &["commit", "-q", "-m", "first"]);
+    host_git(cloud, &["config", "user.name", "Ada"]);
+    host_git(cloud, &["config", "user.email", "ada@example.org"]);
+    host_git(cloud, &["tag", "v1"]);
+    host_git(cloud, &["branch", "other"]);
+    cloud.world.write("project/file", "2\n");
+    host_git(cloud, &["commit", "-q", "-a", "-m", "second"]);
+    host_git(cloud, &["remote", "add", "origin", "https://user:hunter2@example.org/x"]);
+    host_git(cloud, &["config", "http.extraheader", "Authorization: hunter2"]);
+    host_git(cloud, &["config", "core.fsmonitor", "touch ran"]);
+    cloud.world.write("project/file", "3\n");
+    cloud.world.write("project/new", "1\n");
+    cloud.world.write("project/other.log", "1\n");
+    std::fs::remove_file(cloud.world.project().join("gone")).unwrap();
+}
+
+/// What git says on the host, without what its own configuration would run.
+fn as_on_the_host(cloud: &Cloud) -> String {
+    let look = [
+        &["-c", "core.fsmonitor=false", "status", "--porcelain"][..],
+        &["log", "--all", "--format=%H %D %s"],
+        &["-c", "core.fsmonitor=false", "diff"],
+    ];
+    look.iter().map(|arguments| host_git(cloud, arguments)).collect()
+}
+
+#[test]
+fn git_in_a_microvm_says_what_it_says_on_the_host() {
+    for init in [&[][..], &["--object-format=sha256"]] {
+        let cloud = Cloud::usual();
+        repository(&cloud, init);
+        let expected = format!("{}refs/heads/main\nv1\n", as_on_the_host(&cloud));
+        // Only now: status on the host refreshes the index.
+        let before = crate::diff::tree(&cloud.world.project());
+        let ended = run(&mut cloud.forge(&["exec", "-c", LOOK]));
+        assert_eq!((ended.code, ended.stdout), (Some(0), expected), "{}", ended.stderr);
+        assert!(!ended.stderr.contains("history"), "{}", ended.stderr);
+        let script =
+            "grep -rc hunter2 .git/config; git commit -qam third && git log -1 --format=%s";
+        let ended = run(&mut cloud.forge(&["exec", "-c", script]));
+        assert_eq!((ended.code, &*ended.stdout), (Some(0), "0\nthird\n"), "{}", ended.stderr);
+        // Nothing of it is in the host's, and nothing of the host's ran.
+        assert_eq!(crate::diff::tree(&cloud.world.project()), before);
+
+        // With nothing but a commit checked out.
+        host_git(&cloud, &["-c", "core.fsmonitor=false", "checkout", "-q", "--detach"]);
+        let detached = run(&mut cloud.forge(&[
+            "exec",
+            "--fresh",
+            "-c",
+            "git symbolic-ref -q HEAD; git log -1 --format=%s",
+        ]));
+        assert_eq!(detached.stdout, "second\n", "{}", detached.stderr);
+        let without = run(&mut cloud.forge(&["exec", "--no-git", "--fresh", "-c", "ls -d .git"]));
+        assert_ne!(without.code, Some(0));
+    }
+}
+
+#[test]
+fn a_history_that_does_not_go_in_is_said_and_the_session_goes_on() {
+    let cloud = Cloud::usual();
+    repository(&cloud, &[]);
+    let script = "ls -d .git; cat file";
+    let mut command = cloud.forge(&["exec", "-c", script]);
+    command.env("PATH", "/missing");
+    let ended = run(&mut command);
+    assert_eq!((ended.code, &*ended.stdout), (Some(0), "3\n"), "{}", ended.stderr);
+    let said = "the project's git history did not go into the microVM: git is not installed on this machine";
+    assert!(ended.stderr.contains(said), "{}", ended.stderr);
+    // A shallow clone is what it is on the host.
+    let head = host_git(&cloud, &["rev-parse", "HEAD"]);
+    cloud.world.write("project/.git/shallow", &head);
+    let ended = run(&mut cloud.forge(&[
+        "exec",
+        "--fresh",
+        "-c",
+        "git log --format=%s main; git status --porcelain",
+    ]));
+    assert_eq!(ended.stdout, "second\n M file\n D gone\n?? new\n", "{}", ended.stderr);
+}

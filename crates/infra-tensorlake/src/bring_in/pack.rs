@@ -69,6 +69,27 @@ pub(crate) fn pack(
     Ok(packed)
 }
 
+/// Packs parts that are named, and as long as is said, and sends the archive in pieces; its hash is returned. It blocks.
+///
+/// # Errors
+/// A part cannot be read, or nobody takes the pieces any more.
+pub(crate) fn pack_parts(
+    parts: Vec<(&str, u64, Box<dyn Read + Send>)>,
+    pieces: mpsc::Sender<Bytes>,
+) -> io::Result<String> {
+    let pieces = Pieces { to: pieces, waiting: BytesMut::new(), hash: Context::new(&SHA256) };
+    // git has compressed what is large.
+    let mut builder = Builder::new(GzEncoder::new(pieces, Compression::none()));
+    for (name, length, contents) in parts {
+        let mut header = Header::new_gnu();
+        header.set_entry_type(EntryType::Regular);
+        header.set_mode(0o600);
+        header.set_size(length);
+        builder.append_data(&mut header, name, contents.take(length))?;
+    }
+    builder.into_inner()?.finish()?.finish()
+}
+
 /// Whether it was as it was listed, and of a file, what it held; `None` where it is not there or cannot be read.
 fn append<W: Write>(
     builder: &mut Builder<W>,

@@ -40,7 +40,7 @@ else find . -depth -mindepth 1 -type d -exec rmdir -- {} + || exit; fi
 "#;
 
 /// Joins the pieces that follow, checks them by the hash `$3` and unpacks them in `$2`. `$1` is the scratch directory.
-const UNPACK: &str = r#"K=$1 W=$2 hash=$3
+pub(super) const UNPACK: &str = r#"K=$1 W=$2 hash=$3
 shift 3
 for tool in tar gzip sha256sum find; do
   command -v $tool >/dev/null || { echo "lacks $tool"; exit; }
@@ -66,6 +66,8 @@ pub(super) struct Sent {
     pub(super) sandbox: Option<String>,
     pub(super) paths: BTreeMap<PathBuf, SentPath>,
     left_out: Vec<LeftOut>,
+    /// What is to be said of the history.
+    history: Option<String>,
 }
 
 impl TensorlakeEnvironment {
@@ -97,6 +99,12 @@ impl TensorlakeEnvironment {
     pub async fn left_out(&self) -> Vec<LeftOut> {
         self.inner.left_out().await
     }
+
+    /// What is to be said of the project's history once the project was brought in: that it stayed behind and why, or that
+    /// it is not whole. `None` where it is whole, or there is none.
+    pub async fn history_note(&self) -> Option<String> {
+        self.inner.bring_in.0.lock().await.history.clone()
+    }
 }
 
 impl Inner {
@@ -120,6 +128,7 @@ impl Inner {
         let paths = self.send_all(guest, source, listing.paths, Some(expected), &telling).await?;
         let mark = word(guest.scratch.join(MARK).as_os_str());
         let directory = word(self.workspace.working_directory.as_os_str());
+        let history = self.bring_history(guest, &listing.left_out).await?;
         self.begin_bring_back(guest).await?;
         // The working directory may be one that stays behind.
         let text = format!("mkdir -p -- {directory} && : >{mark}");
@@ -129,7 +138,8 @@ impl Inner {
             Ok(output) => return Err(self.refused(guest, &output.complaint)),
             Err(error) => return Err(error.in_environment(OPERATION)),
         }
-        *sent = Sent { sandbox: Some(guest.ready.id.clone()), paths, left_out: listing.left_out };
+        let (sandbox, left_out) = (Some(guest.ready.id.clone()), listing.left_out);
+        *sent = Sent { sandbox, paths, left_out, history };
         Ok(())
     }
 

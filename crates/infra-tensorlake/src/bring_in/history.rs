@@ -1,0 +1,179 @@
+//! The history of the project's repository: a bundle, unpacked by the guest's git into a repository of its own.
+//!
+//! Whatever is wrong with it, the project is there without: it is said, and the session goes on.
+
+use std::ffi::OsStr;
+use std::io::Read;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use forge_domain::{EnvironmentError, History, HistoryError, LeftOut};
+use tokio::sync::mpsc;
+use tracing::info;
+
+use super::pack::pack_parts;
+use super::run::{OPERATION, UNPACK};
+use crate::environment::Inner;
+use crate::failure::{RequestError, unavailable};
+use crate::guest::word;
+use crate::scripts::{Guest, Script};
+use crate::upload::Upload;
+
+const WAITING_PIECES: usize = 4;
+
+/// Puts the repository together beside the workspace `W`, from the parts in `H`, and moves it there. `format`, `branch` and
+/// `head` say what is checked out; the arguments are settings.
+const BUILD: &str = r#"trap 'rm -rf -- "$H"' EXIT
+command -v git >/dev/null || { echo "its image has no git"; exit; }
+unset GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE GIT_OBJECT_DIRECTORY GIT_CONFIG_COUNT
+export GIT_CONFIG_NOSYSTEM=1 GIT_CONFIG_GLOBAL=/dev/null GIT_TERMINAL_PROMPT=0 LC_ALL=C
+git() { command git -c safe.directory='*' -c gc.auto=0 "$@"; }
+case $format in
+sha1) git init -q --template= "$H/new" || exit ;;
+*) git init -q --template= --object-format="$format" "$H/new" || exit ;;
+esac
+cd -P -- "$H/new" || exit
+while [ $# -gt 1 ]; do git config -- "$1" "$2" || exit; shift 2; done
+mkdir -p .git/info && mv ../exclude .git/info/exclude || exit
+if [ -s ../shallow ]; then mv ../shallow .git/shallow || exit; fi
+if [ -s ../bundle ]; then
+  git bundle unbundle ../bundle >../refs || exit
+  rm -f ../bundle
+  while read -r id name; do
+    case $name in refs/heads/*|refs/tags/*) echo "create $name $id" ;; esac
+  done <../refs >../updates
+  git update-ref --stdin <../updates || exit
+fi
+if [ -n "$branch" ]; then git symbolic-ref HEAD "refs/heads/$branch" || exit
+else git update-ref --no-deref HEAD "$head" || exit; fi
+mv .git "$W/.git" && cd -P -- "$W" || exit
+if [ -n "$head" ]; then
+  git read-tree HEAD && git update-index -z --skip-worktree --stdin <"$H/skip" || { rm -rf .git; exit; }
+  git update-index -q --refresh >/dev/null
+fi
+echo ok
+"#;
+
+impl Inner {
+    /// Brings the history in, as far as there is one. What is to be said of it is returned.
+    pub(super) async fn bring_history(
+        &self,
+        guest: &Guest,
+        left_out: &[LeftOut],
+    ) -> Result<Option<String>, EnvironmentError> {
+        let Some(source) = &self.config.history else { return Ok(None) };
+        let source = Arc::clone(source);
+        let taken = tokio::task::spawn_blocking(move || source.take());
+        let taken = taken.await.map_err(|_| unavailable("it was cut off".to_owned()))?;
+        let stays = |reason: &dyn std::fmt::Display| {
+            Some(format!("the project's git history did not go into the microVM: {reason}"))
+        };
+        let history = match taken {
+            Ok(history) => history,
+            Err(HistoryError::NoRepository) => return Ok(None),
+            Err(error) => return Ok(stays(&error)),
+        };
+        let cut = history.cut_at_bytes;
+        let bytes = history.bundle.as_ref().map_or(0, |(_, length)| *length);
+        info!(bytes, "The project's history is being brought into the sandbox.");
+        let refused = self.send_history(guest, history, left_out).await;
+        match refused.map_err(|error| error.in_environment(OPERATION))? {
+            Some(reason) => Ok(stays(&guest.client.shown(&reason))),
+            None => Ok(cut.map(|limit| {
+                format!(
+                    "of the project's git history only the newest commit went into the microVM: the whole is more than {} MiB",
+                    limit >> 20
+                )
+            })),
+        }
+    }
+
+    /// Why the guest did not take it.
+    async fn send_history(
+        &self,
+        guest: &Guest,
+        mut history: History,
+        left_out: &[LeftOut],
+    ) -> Result<Option<String>, RequestError> {
+        let place = guest.scratch.join("history");
+        let skip = skipped(&history.tracked, left_out);
+        let bundle = history.bundle.take();
+        let small = [
+            ("exclude", std::mem::take(&mut history.exclude)),
+            ("shallow", std::mem::take(&mut history.shallow)),
+            ("skip", skip),
+        ];
+        let (to, mut pieces) = mpsc::channel::<Bytes>(WAITING_PIECES);
+        let packing = tokio::task::spawn_blocking(move || {
+            let mut parts: Vec<(&str, u64, Box<dyn Read + Send>)> = Vec::new();
+            for (name, bytes) in small {
+                parts.push((name, bytes.len() as u64, Box::new(std::io::Cursor::new(bytes))));
+            }
+            if let Some((bundle, length)) = bundle {
+                parts.push(("bundle", length, bundle));
+            }
+            pack_parts(parts, to)
+        });
+        let mut upload = Upload::new(guest.clone());
+        while let Some(piece) = pieces.recv().await {
+            upload.send(piece).await?;
+        }
+        let hash = match packing.await {
+            Ok(Ok(hash)) => hash,
+            Ok(Err(error)) => return Ok(Some(error.to_string())),
+            Err(_) => return Ok(Some("it was cut off".to_owned())),
+        };
+        let [scratch, directory] = [&guest.scratch, &place].map(|path| word(path.as_os_str()));
+        let mut words = vec![scratch, directory.clone(), hash];
+        words.extend(upload.pieces().map(|path| word(path.as_os_str())));
+        let text = format!(
+            "rm -rf -- {directory} && mkdir -- {directory} || exit\nset -- {}\n{UNPACK}",
+            words.join(" ")
+        );
+        let output = guest.script(&Script::new(text, []).once()).await?;
+        let first = output.lines.first().map(String::as_str).unwrap_or_default();
+        if !first.starts_with("ok ") {
+            return Ok(Some(said(&[first, &output.complaint])));
+        }
+        let root = word(self.workspace.root.as_os_str());
+        let value = |text: &str| word(OsStr::new(text));
+        let format = value(&history.object_format);
+        let branch = value(history.branch.as_deref().unwrap_or_default());
+        let head = value(history.head.as_ref().map_or("", |id| id.as_str()));
+        let text =
+            format!("H={directory} W={root} format={format} branch={branch} head={head}\n{BUILD}");
+        let settings: Vec<&OsStr> = history
+            .settings
+            .iter()
+            .flat_map(|(key, value)| [OsStr::new(key), OsStr::new(value)])
+            .collect();
+        let output = guest.script(&Script::new(text, settings).once()).await?;
+        match output.lines.last().map(String::as_str) {
+            Some("ok") => Ok(None),
+            last => Ok(Some(said(&[last.unwrap_or_default(), &output.complaint]))),
+        }
+    }
+}
+
+/// What was tracked and stays behind on purpose, so that the guest's git does not take it for deleted. Each name ends with
+/// a NUL.
+fn skipped(tracked: &[PathBuf], left_out: &[LeftOut]) -> Vec<u8> {
+    let left: std::collections::BTreeSet<&Path> =
+        left_out.iter().map(|left| left.path.as_path()).collect();
+    let mut names = Vec::new();
+    for path in tracked {
+        if path.ancestors().any(|above| left.contains(above)) {
+            names.extend_from_slice(path.as_os_str().as_bytes());
+            names.push(0);
+        }
+    }
+    names
+}
+
+/// The last thing that was said.
+fn said(texts: &[&str]) -> String {
+    let mut lines = texts.iter().flat_map(|text| text.lines());
+    lines.rfind(|line| !line.trim().is_empty()).unwrap_or("nothing was said").to_owned()
+}
