@@ -16,9 +16,11 @@ use forge_app::review::{LISTING_SCRIPT, Listing, ListingError, bundle_revisions}
 use forge_domain::{
     BroughtRefs, CommandError, CommandExit, CommandIo, CommandRequest, Commands, CommitTarget,
     CommitsError, ControlRequests, Ending, EnvironmentVariable, Fidelity, GitObjectId,
-    OutputLimits, OutputSink, OutputStream, Program, RefRefusal, SessionId, SessionRef, SinkClosed,
-    Stdin, VariableName,
+    OutputLimits, OutputSink, OutputStream, Program, RefRefusal, RepositoryRefs, SessionId,
+    SessionRef, SinkClosed, Stdin, VariableName,
 };
+#[cfg(target_os = "linux")]
+use forge_infra_sandbox::KeptCommits;
 use thiserror::Error;
 
 /// A bundle is no larger.
@@ -106,7 +108,98 @@ pub async fn bring_commits<E: Commands + ?Sized>(
     state_directory: &Path,
 ) -> Result<BroughtCommits, BringError> {
     let inside = Inside { environment, workspace, max_bundle_bytes: MAX_BUNDLE_BYTES };
-    let listing = inside.listing().await?;
+    bring(&inside, repository, session, state_directory).await
+}
+
+/// The same of commits that a session made in a microVM and that are kept since.
+///
+/// # Errors
+/// As [`bring_commits`].
+///
+/// # Cancel safety
+/// As [`bring_commits`].
+#[cfg(target_os = "linux")]
+pub async fn bring_kept_commits(
+    kept: KeptCommits,
+    repository: Arc<dyn CommitTarget + Send + Sync>,
+    session: &SessionId,
+    state_directory: &Path,
+) -> Result<BroughtCommits, BringError> {
+    bring(&Aside(Mutex::new(kept)), repository, session, state_directory).await
+}
+
+/// Where commits come from.
+#[async_trait]
+trait Made: Send + Sync {
+    async fn listing(&self) -> Result<Listing, BringError>;
+
+    /// Writes a bundle of these refs to a file, without what the host has.
+    async fn bundle(
+        &self,
+        refs: &[SessionRef],
+        host: &RepositoryRefs,
+        path: &Path,
+    ) -> Result<(), BringError>;
+}
+
+#[async_trait]
+impl<E: Commands + ?Sized> Made for Inside<'_, E> {
+    async fn listing(&self) -> Result<Listing, BringError> {
+        self.list().await
+    }
+
+    async fn bundle(
+        &self,
+        refs: &[SessionRef],
+        host: &RepositoryRefs,
+        path: &Path,
+    ) -> Result<(), BringError> {
+        self.bundle(&bundle_revisions(refs, host), path).await
+    }
+}
+
+/// What is kept on this machine.
+#[cfg(target_os = "linux")]
+struct Aside(Mutex<KeptCommits>);
+
+#[cfg(target_os = "linux")]
+#[async_trait]
+impl Made for Aside {
+    async fn listing(&self) -> Result<Listing, BringError> {
+        Ok(Listing::of_refs(self.0.lock().unwrap_or_else(PoisonError::into_inner).refs.clone()))
+    }
+
+    async fn bundle(
+        &self,
+        _refs: &[SessionRef],
+        _host: &RepositoryRefs,
+        path: &Path,
+    ) -> Result<(), BringError> {
+        let bundle = self.0.lock().unwrap_or_else(PoisonError::into_inner).bundle.take();
+        // Something is new, by what was kept.
+        let (mut bundle, _) = bundle.ok_or(ListingError::Unreadable)?;
+        let path = path.to_path_buf();
+        let copied = tokio::task::spawn_blocking(move || {
+            let file = File::options().write(true).create_new(true).open(&path);
+            let copied = file.and_then(|mut file| io::copy(&mut bundle, &mut file));
+            copied.map(drop).map_err(|source| BringError::Io { path, source })
+        });
+        match copied.await {
+            Ok(copied) => copied,
+            Err(error) => {
+                Err(BringError::Io { path: PathBuf::new(), source: io::Error::other(error) })
+            }
+        }
+    }
+}
+
+async fn bring(
+    made: &dyn Made,
+    repository: Arc<dyn CommitTarget + Send + Sync>,
+    session: &SessionId,
+    state_directory: &Path,
+) -> Result<BroughtCommits, BringError> {
+    let listing = made.listing().await?;
     let host = {
         let repository = Arc::clone(&repository);
         blocking(move || repository.refs()).await?
@@ -129,7 +222,7 @@ pub async fn bring_commits<E: Commands + ?Sized>(
     let mut bundle = None;
     if !new.is_empty() {
         let path = place.path.join("bundle");
-        inside.bundle(&bundle_revisions(&new, &host), &path).await?;
+        made.bundle(&new, &host, &path).await?;
         bundle = Some(path);
     }
     let brought: BroughtRefs = {
@@ -163,7 +256,7 @@ struct Inside<'a, E: ?Sized> {
 }
 
 impl<E: Commands + ?Sized> Inside<'_, E> {
-    async fn listing(&self) -> Result<Listing, BringError> {
+    async fn list(&self) -> Result<Listing, BringError> {
         let limits = OutputLimits::head_and_tail(MAX_LISTING_BYTES);
         let request = self.request(Program::shell(LISTING_SCRIPT)).output_limits(limits);
         let exit = self.environment.run(request, CommandIo::detached()).await?;

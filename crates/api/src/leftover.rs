@@ -18,6 +18,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tracing::warn;
 
 use crate::microvm::{SessionKeeper, blocking, reason};
+use crate::microvm_commits::keep_commits;
 
 /// How long the server may take to say how a microVM stands, its attempts included.
 const LOOK_LIMIT: Duration = Duration::from_secs(15);
@@ -275,6 +276,7 @@ impl LeftoverMicrovms {
         for (path, reason) in &not_returned.left {
             warn!(path = %path.display(), reason, "A change could not be fetched.");
         }
+        keep_commits(&guest, open).await.map_err(|error| reason(&error))?;
         let open = Arc::clone(open);
         // Also where nothing had changed: nobody has counted yet.
         let counted = blocking(move || open.receive()?.finish(not_returned.ignored_files)).await;

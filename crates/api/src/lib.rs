@@ -29,6 +29,8 @@ mod leftover;
 #[cfg_attr(not(target_os = "linux"), path = "microvm_elsewhere.rs")]
 mod microvm;
 #[cfg(target_os = "linux")]
+mod microvm_commits;
+#[cfg(target_os = "linux")]
 mod microvm_record;
 #[cfg(target_os = "linux")]
 mod review;
@@ -37,6 +39,8 @@ mod turn;
 
 /// What an [`OutputSink`] is given.
 pub use bytes::Bytes;
+#[cfg(target_os = "linux")]
+pub use commits::bring_kept_commits;
 pub use commits::{BringError, BroughtCommits, bring_commits};
 pub use config::{
     ApproveAll, ExecutorConfig, ForgeConfig, HistoryOptions, LocalOptions, ProjectOptions,
@@ -62,11 +66,11 @@ pub use forge_infra_model::{ModelConfig, ModelConfigError, Provider};
 #[cfg(target_os = "linux")]
 pub use forge_infra_sandbox::{
     AddedAccess, AddedDirectory, Check, CheckOutcome, DamagedSession, DetailedChange,
-    DetailedChangeSet, FileFacts, HelperProgram, IgnoredFiles, LineChanges, Listing, MicrovmUse,
-    OpenSession, ProbeReport, ProcessView, PruneOptions, PruneReport, Pruned, SandboxConfig,
-    SandboxEnvironment, SandboxLimits, SandboxView, SessionChoice, SessionEnd, SessionError,
-    SessionLayers, SessionMedium, SessionOrigin, SessionState, SessionStore, SessionSummary,
-    StoredMicrovm, StoredSummary, TOOLCHAIN_VARIABLES, UsedSession, WaitingCommits,
+    DetailedChangeSet, FileFacts, HelperProgram, IgnoredFiles, KeptCommits, LineChanges, Listing,
+    MicrovmUse, OpenSession, ProbeReport, ProcessView, PruneOptions, PruneReport, Pruned,
+    SandboxConfig, SandboxEnvironment, SandboxLimits, SandboxView, SessionChoice, SessionEnd,
+    SessionError, SessionLayers, SessionMedium, SessionOrigin, SessionState, SessionStore,
+    SessionSummary, StoredMicrovm, StoredSummary, TOOLCHAIN_VARIABLES, UsedSession, WaitingCommits,
     apparmor_profile, load_apparmor_profile, probe, sandbox_hook,
 };
 pub use forge_infra_tensorlake::{

@@ -10,9 +10,10 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use forge_domain::{
     BackgroundCommands, BoxedError, ChangeSet, ChangeTracking, Changes, ChangesError, Describe,
-    Description, Digest, Entry, EnvironmentError, EnvironmentKind, LeftOut, Lifecycle, NotReturned,
-    OutputOffset, ReturnKeeper, Returned, ReturnedOrigin, SourceEntry, SourceError, SourceListing,
-    SourcePath, SourceStamp, TakenIn, WorkspaceLocation, WorkspaceSource,
+    Description, Digest, Entry, EnvironmentError, EnvironmentKind, HistorySource, LeftOut,
+    Lifecycle, NotReturned, OutputOffset, ReturnKeeper, Returned, ReturnedOrigin, SourceEntry,
+    SourceError, SourceListing, SourcePath, SourceStamp, TakenIn, WorkspaceLocation,
+    WorkspaceSource,
 };
 use forge_infra_sandbox::{
     OpenSession, Receiver, SessionChoice, SessionEnd, SessionError, SessionLayers, SessionMedium,
@@ -24,6 +25,7 @@ use tracing::warn;
 
 use crate::ProjectOptions;
 use crate::leftover::{EndedMicrovm, LeftoverMicrovms, LeftoverWork};
+use crate::microvm_commits::{SessionHistory, keep_commits};
 use crate::microvm_record::MicrovmRecord;
 
 /// How long, at the end, what was changed may take on its way back.
@@ -34,6 +36,8 @@ const RETURN_LIMIT: Duration = Duration::from_secs(60);
 pub struct Microvm {
     pub(crate) guest: TensorlakeEnvironment,
     kept: Option<Arc<Kept>>,
+    /// Whether the project's history goes along, and commits come back.
+    has_history: bool,
     /// On the microVMs that others have left behind.
     leftover: Option<Arc<LeftoverWork>>,
 }
@@ -107,12 +111,16 @@ impl Microvm {
                 namespace: config.namespace.clone(),
             };
             config.record = Some(Arc::new(record));
+            config.history = config.history.map(|host| {
+                Arc::new(SessionHistory { host, kept: Arc::clone(&made) }) as Arc<dyn HistorySource>
+            });
             let source = SessionSource { source, kept: Arc::clone(&made), held: Mutex::default() };
             config.source = Some(Arc::new(source));
             kept = Some(made);
         }
+        let has_history = config.history.is_some();
         let guest = TensorlakeEnvironment::new(config, workspace.clone())?;
-        Ok(Self { guest, kept, leftover: None })
+        Ok(Self { guest, kept, has_history, leftover: None })
     }
 
     /// Begins to fetch from the microVMs that other runs have left behind, and to delete them. To be called in a runtime.
@@ -171,12 +179,19 @@ impl Microvm {
 
     async fn bring_back(&self, session: &Arc<OpenSession>) -> Result<(), EnvironmentError> {
         let receiver = session.receive().map_err(store_error)?;
-        if let Some(NotReturned { left, .. }) =
-            self.guest.bring_back(SessionKeeper(receiver)).await?
+        let not_returned = self.guest.bring_back(SessionKeeper(receiver)).await?;
+        for (path, reason) in not_returned.iter().flat_map(|not| &not.left) {
+            warn!(path = %path.display(), reason, "A change stays in the microVM.");
+        }
+        if self.has_history {
+            keep_commits(&self.guest, session).await?;
+        }
+        if let (Some(NotReturned { ignored_files, .. }), false) =
+            (not_returned, session.is_counted())
         {
-            for (path, reason) in left {
-                warn!(path = %path.display(), reason, "A change stays in the microVM.");
-            }
+            // Nothing had changed, but it may hold something from before.
+            let session = Arc::clone(session);
+            blocking(move || session.receive()?.finish(ignored_files)).await?;
         }
         Ok(())
     }
@@ -236,16 +251,7 @@ impl Kept {
         if let Some(session) = &*session {
             return Ok(Arc::clone(session));
         }
-        let mut open = self.store.open(&self.workspace, &self.choice)?;
-        if open.has_archives() {
-            // The layers of such a session are there only while it is used in the sandbox.
-            match &self.choice {
-                SessionChoice::Named(id) => return Err(SessionError::InMemory { id: id.clone() }),
-                SessionChoice::Continue | SessionChoice::Fresh => {
-                    open = self.store.open(&self.workspace, &SessionChoice::Fresh)?;
-                }
-            }
-        }
+        let open = self.store.open_for_microvm(&self.workspace, &self.choice)?;
         let origin = match open.is_continued() {
             true => SessionOrigin::Continued,
             false => SessionOrigin::New,

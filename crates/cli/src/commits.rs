@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use forge_api::{
     BranchName, BringError, BroughtCommits, Commands, CommitTarget, CommitsError, ForgeAPI,
-    HostRepository, Lifecycle, SandboxEnvironment, SessionId, SessionStore, SessionSummary,
-    WaitingCommits, WorkspaceLocation, bring_commits, session_refs,
+    HostRepository, KeptCommits, Lifecycle, SandboxEnvironment, SessionId, SessionStore,
+    SessionSummary, WaitingCommits, WorkspaceLocation, bring_commits, bring_kept_commits,
+    session_refs,
 };
 
 use crate::exit::Conclusion;
@@ -95,7 +96,12 @@ pub(crate) async fn bring_live(api: &ForgeAPI, paint: Paint) -> bool {
     if !do_wait(&store, &session.id) {
         return false;
     }
-    let brought = bring_out_of(api.executor(), &store, &session).await;
+    let brought = match store.kept_commits(&session.id) {
+        // Of a microVM's, as of its files, what was there when a turn ended.
+        Ok(Some(kept)) => bring_kept(kept, &store, &session).await,
+        Ok(None) => bring_out_of(api.executor(), &store, &session).await,
+        Err(error) => Err(error.into()),
+    };
     // Nothing can be said on stdout, so that nothing of it can fail.
     drop(conclude(brought, &session, Listed::Nowhere, paint));
     true
@@ -161,8 +167,11 @@ pub(crate) async fn branch(
 
 type Brought = (Arc<HostRepository>, BroughtCommits);
 
-/// Starts the session's environment, and ends it.
+/// Takes what is kept of a microVM's; else starts the session's environment, and ends it.
 async fn bring(store: &SessionStore, session: &SessionSummary) -> Result<Brought, Failure> {
+    if let Some(kept) = store.kept_commits(&session.id)? {
+        return bring_kept(kept, store, session).await;
+    }
     let root = session.workspace.clone();
     let location = WorkspaceLocation { root: root.clone(), working_directory: root };
     let environment = SandboxEnvironment::new(executor::for_session(&session.id)?, location);
@@ -177,15 +186,32 @@ async fn bring_out_of<E: Commands>(
     session: &SessionSummary,
 ) -> Result<Brought, Failure> {
     let state = executor::store_directory()?;
-    let (workspace, path) = (session.workspace.clone(), git::search_path());
-    let open = move || HostRepository::open(&workspace, &path);
-    let repository = tokio::task::spawn_blocking(open).await.map_err(joined)?;
-    let repository = Arc::new(repository.map_err(BringError::from)?);
+    let repository = repository(session).await?;
     let target = Arc::clone(&repository);
     let brought =
         bring_commits(environment, &session.workspace, target, &session.id, &state).await?;
     store.note_brought(&session.id, &brought.settled)?;
     Ok((repository, brought))
+}
+
+async fn bring_kept(
+    kept: KeptCommits,
+    store: &SessionStore,
+    session: &SessionSummary,
+) -> Result<Brought, Failure> {
+    let state = executor::store_directory()?;
+    let repository = repository(session).await?;
+    let target = Arc::clone(&repository);
+    let brought = bring_kept_commits(kept, target, &session.id, &state).await?;
+    store.note_brought(&session.id, &brought.settled)?;
+    Ok((repository, brought))
+}
+
+async fn repository(session: &SessionSummary) -> Result<Arc<HostRepository>, Failure> {
+    let (workspace, path) = (session.workspace.clone(), git::search_path());
+    let open = move || HostRepository::open(&workspace, &path);
+    let repository = tokio::task::spawn_blocking(open).await.map_err(joined)?;
+    Ok(Arc::new(repository.map_err(BringError::from)?))
 }
 
 /// A line a ref, and what is to be done with them.

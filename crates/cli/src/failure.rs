@@ -120,7 +120,9 @@ impl Failure {
                 SessionError::NotFound { .. }
                 | SessionError::Ambiguous { .. }
                 | SessionError::OtherWorkspace { .. }
-                | SessionError::InMemory { .. } => Conclusion::WrongUsage,
+                | SessionError::InMemory { .. }
+                | SessionError::CommitsInMicrovm { .. }
+                | SessionError::CommitsInSandbox { .. } => Conclusion::WrongUsage,
                 SessionError::Busy { .. }
                 | SessionError::Elsewhere { .. }
                 | SessionError::Newer { .. }
@@ -249,7 +251,10 @@ fn session_hint(error: &SessionError) -> Option<String> {
         SessionError::Unsafe { path, .. } => {
             Some(format!("chmod 700 {}, or name another with FORGE_STATE_DIR", path.display()))
         }
-        SessionError::InMemory { .. } => {
+        SessionError::CommitsInMicrovm { .. } => {
+            Some("use it with --tensorlake, or begin another with --fresh".to_owned())
+        }
+        SessionError::InMemory { .. } | SessionError::CommitsInSandbox { .. } => {
             Some("use it with --sandbox, or begin another with --fresh".to_owned())
         }
         SessionError::Damaged { .. } | SessionError::Io { .. } => None,

@@ -72,8 +72,8 @@ pub use search::{
 };
 pub use secrets::{Secrecy, SecretSigns, holds_login, is_secret_directory, secrecy};
 pub use source::{
-    History, HistoryError, HistorySource, LeftOut, LeftOutReason, SourceEntry, SourceError,
-    SourceListing, SourcePath, SourceStamp, WorkspaceSource,
+    History, HistoryError, HistorySource, LeftOut, LeftOutReason, SessionCommits, SourceEntry,
+    SourceError, SourceListing, SourcePath, SourceStamp, WorkspaceSource,
 };
 pub use terminal::{
     DEFAULT_TERMINAL_KIND, TerminalController, TerminalInput, TerminalIo, TerminalRequest,

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use crate::review::{CommitsError, GitObjectId};
+use crate::review::{CommitsError, GitObjectId, SessionRef};
 
 /// What stands at a path that goes along.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -153,6 +153,48 @@ pub struct History {
     pub tracked: Vec<PathBuf>,
     /// Where the whole is larger than may be sent and only the newest commit is: how much may be.
     pub cut_at_bytes: Option<u64>,
+    /// What the session committed in an environment before this one, and the host's refs do not name.
+    pub session: Option<SessionCommits>,
+}
+
+/// Commits that a session made.
+pub struct SessionCommits {
+    /// What its refs name, `HEAD` among them. They take the place of the host's.
+    pub refs: Vec<SessionRef>,
+    /// The branch that is checked out, without `refs/heads/`.
+    pub branch: Option<String>,
+    /// A bundle of what the host does not have, and its length; `None` where it has everything.
+    pub bundle: Option<(Box<dyn io::Read + Send>, u64)>,
+}
+
+impl fmt::Debug for SessionCommits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SessionCommits")
+            .field("refs", &self.refs)
+            .field("branch", &self.branch)
+            .field("bundle_bytes", &self.bundle.as_ref().map(|(_, length)| length))
+            .finish()
+    }
+}
+
+impl History {
+    /// That of a repository without commits, which the host does not have.
+    #[must_use]
+    pub fn of_the_session(session: SessionCommits) -> Self {
+        let is_long = session.refs.iter().any(|one| one.id.as_str().len() > 40);
+        Self {
+            bundle: None,
+            object_format: if is_long { "sha256" } else { "sha1" }.to_owned(),
+            branch: None,
+            head: None,
+            shallow: Vec::new(),
+            exclude: Vec::new(),
+            settings: Vec::new(),
+            tracked: Vec::new(),
+            cut_at_bytes: None,
+            session: Some(session),
+        }
+    }
 }
 
 impl fmt::Debug for History {
@@ -162,6 +204,7 @@ impl fmt::Debug for History {
             .field("branch", &self.branch)
             .field("head", &self.head)
             .field("cut_at_bytes", &self.cut_at_bytes)
+            .field("session", &self.session.as_ref().map(|session| &session.refs))
             .finish_non_exhaustive()
     }
 }

@@ -125,6 +125,7 @@ impl HistorySource for HostHistory {
             settings: repository.plain_settings()?,
             tracked: Vec::new(),
             cut_at_bytes: None,
+            session: None,
         };
         let mut revisions = vec!["--branches", "--tags"];
         if refs.head.is_some() {

@@ -59,8 +59,8 @@ pub use layers::Layers;
 pub use ports::{StartedCommand, StartedInput, StartedOnTerminal};
 pub use probe::{Check, CheckOutcome, ProbeReport, apparmor_profile, load_apparmor_profile, probe};
 pub use store::{
-    DamagedSession, DealtWith, Listing, MicrovmUse, OpenSession, PruneOptions, PruneReport, Pruned,
-    Receiver, SessionChoice, SessionEnd, SessionError, SessionLayers, SessionState, SessionStore,
-    SessionSummary, StoredMicrovm, StoredSummary, WaitingCommits,
+    DamagedSession, DealtWith, KeptCommits, Listing, MicrovmUse, OpenSession, PruneOptions,
+    PruneReport, Pruned, Receiver, SessionChoice, SessionEnd, SessionError, SessionLayers,
+    SessionState, SessionStore, SessionSummary, StoredMicrovm, StoredSummary, WaitingCommits,
 };
 pub use toolchains::TOOLCHAIN_VARIABLES;

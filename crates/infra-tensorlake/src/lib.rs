@@ -40,6 +40,7 @@ mod upload;
 mod wire;
 
 pub use address::AddressError;
+pub use bring_back::{GuestRefs, RepositoryOrigin};
 pub use config::{ConfigError, Resources, TensorlakeConfig};
 pub use environment::{TensorlakeEnvironment, wait_for_reapers};
 pub use progress::{Progress, ProgressListener};

@@ -48,6 +48,7 @@ pub(crate) struct Script {
     repeatable: Repeatable,
     /// Texts of any length that may hold no NUL and are UTF-8; they follow the arguments.
     long: Vec<String>,
+    limit: Duration,
 }
 
 impl Script {
@@ -58,7 +59,8 @@ impl Script {
     ) -> Self {
         let arguments = words(arguments);
         let repeatable = Repeatable::Yes;
-        Self { text: text.into(), arguments, user: None, repeatable, long: Vec::new() }
+        let (text, long, limit) = (text.into(), Vec::new(), SCRIPT_LIMIT);
+        Self { text, arguments, user: None, repeatable, long, limit }
     }
 
     /// Runs it as another user, where the server can do that.
@@ -79,6 +81,12 @@ impl Script {
         self
     }
 
+    /// Lets it take longer: for what grows with the project's bytes.
+    pub(crate) fn patient(mut self) -> Self {
+        self.limit = PATIENT_LIMIT;
+        self
+    }
+
     fn launch(&self, way: Way, token: &str) -> Launch {
         let hold = match way {
             Way::Run => "",
@@ -93,7 +101,7 @@ impl Script {
             text,
             arguments: self.long.clone(),
             environment: BTreeMap::new(),
-            bound: Some(SCRIPT_LIMIT),
+            bound: Some(self.limit),
             user: self.user,
             repeatable: self.repeatable,
         }
@@ -102,6 +110,8 @@ impl Script {
 
 /// No text of the adapter takes longer, a search of a large tree included.
 const SCRIPT_LIMIT: Duration = Duration::from_secs(120);
+/// But for those that unpack or pack a project.
+const PATIENT_LIMIT: Duration = Duration::from_secs(15 * 60);
 
 /// What a text printed, and its status.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -150,7 +160,7 @@ impl Guest {
     /// When the future is dropped, the text may go on in the guest for as long as it likes.
     pub(crate) async fn script(&self, script: &Script) -> Result<ScriptOutput, RequestError> {
         let run = self.script_once(script);
-        let limit = SCRIPT_LIMIT + Duration::from_secs(10);
+        let limit = script.limit + Duration::from_secs(10);
         tokio::time::timeout(limit, run).await.map_err(|_| RequestError::Silent { limit })?
     }
 

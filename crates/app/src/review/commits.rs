@@ -54,20 +54,39 @@ impl Listing {
             "" => None,
             id => Some(GitObjectId::parse(id).ok_or(ListingError::Unreadable)?),
         };
-        let mut listing = Self { head, ..Self::default() };
+        let head = head.map(|id| format!("{id} HEAD"));
+        Self::of(head.as_deref().into_iter().chain(lines))
+    }
+
+    /// Takes lines of an id and a name, among which `HEAD` may be.
+    ///
+    /// # Errors
+    /// [`ListingError::Unreadable`].
+    pub fn of<'a>(lines: impl IntoIterator<Item = &'a str>) -> Result<Self, ListingError> {
+        let mut listing = Self::default();
         let mut seen = BTreeSet::new();
-        let named = SessionRefName::parse("HEAD").ok().zip(listing.head.clone());
-        listing.refs.extend(named.map(|(name, id)| SessionRef { name, id }));
         for line in lines {
             let (id, name) = line.split_once(' ').ok_or(ListingError::Unreadable)?;
             let id = GitObjectId::parse(id).ok_or(ListingError::Unreadable)?;
             match SessionRefName::parse(name) {
-                Ok(name) if seen.insert(name.clone()) => listing.refs.push(SessionRef { name, id }),
+                Ok(name) if seen.insert(name.clone()) => {
+                    if name.as_str() == "HEAD" {
+                        listing.head = Some(id.clone());
+                    }
+                    listing.refs.push(SessionRef { name, id });
+                }
                 Ok(_) => return Err(ListingError::Unreadable),
                 Err(refusal) => listing.refused.push((name.to_owned(), refusal)),
             }
         }
         Ok(listing)
+    }
+
+    /// The same of refs that were listed before.
+    #[must_use]
+    pub fn of_refs(refs: Vec<SessionRef>) -> Self {
+        let head = refs.iter().find(|one| one.name.as_str() == "HEAD").map(|one| one.id.clone());
+        Self { head, refs, refused: Vec::new() }
     }
 
     /// Those that are not on the host yet: neither the host's own ref of that name nor the one that was brought before

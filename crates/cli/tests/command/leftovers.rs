@@ -346,3 +346,25 @@ fn a_microvm_that_was_kept_is_left_alone_until_it_is_stopped() {
     assert_eq!(run(&mut world.forge(&["diff", "--name-only"])).stdout, "made\n");
     cloud.end();
 }
+
+#[test]
+fn commits_of_a_run_that_was_killed_are_fetched_by_the_prune_and_applied() {
+    let cloud = Cloud::start();
+    let world = World::new();
+    world.write("project/a", "1\n");
+    let git = "git -c user.name=n -c user.email=e@x -c init.defaultBranch=main";
+    let ended =
+        run(&mut world.shell(&format!("{git} init -q && git add . && {git} commit -qm one")));
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    let work = format!("echo 2 >a; {git} commit -qam two; git rev-parse HEAD; exec sleep 1000");
+    let mut child = cloud.forge(&world, &["exec", "-c", &work]).spawn().unwrap();
+    let head = first_line(&mut child);
+    send(&child, Signal::KILL);
+    wait(child);
+    let pruned = cloud.prune(&world);
+    assert_eq!((pruned.code, cloud.alive()), (Some(0), 0), "{}", pruned.stderr);
+    let ended = run(&mut world.forge(&["apply", "--branch", "taken"]));
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    assert_eq!(run(&mut world.shell("git rev-parse taken")).stdout.trim(), head);
+    cloud.end();
+}

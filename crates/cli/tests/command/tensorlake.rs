@@ -504,3 +504,86 @@ fn a_history_that_does_not_go_in_is_said_and_the_session_goes_on() {
     ]));
     assert_eq!(ended.stdout, "second\n M file\n D gone\n?? new\n", "{}", ended.stderr);
 }
+
+#[test]
+fn commits_made_in_microvms_come_back_by_an_apply_and_go_into_the_next_one() {
+    let cloud = Cloud::usual();
+    repository(&cloud, &[]);
+    let first = "git add new && git commit -qm third && git tag -am note v2 && git switch -qc feature && echo f >f && \
+                 git add f && git commit -qm feature && git rev-parse HEAD main v2";
+    let ended = run(&mut cloud.forge(&["exec", "-c", first]));
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    let ids: Vec<&str> = ended.stdout.lines().collect();
+    assert!(ended.stderr.contains("commits ("), "{}", ended.stderr);
+    cloud.is_settled();
+    // Nothing of the user's git has changed, and nothing of ours is there.
+    let refs = |pattern: &str| {
+        host_git(&cloud, &["for-each-ref", "--format=%(objectname) %(refname)", pattern])
+    };
+    assert_eq!(refs("refs/forge"), "");
+    assert_eq!(host_git(&cloud, &["log", "-1", "--format=%s"]), "second\n");
+    // The next microVM of the session has them, and goes on from there.
+    let second = "git log --format=%s; git symbolic-ref HEAD; git status --porcelain; git tag; echo g >>f; git commit -qam more; \
+                  git stash list; git rev-parse HEAD";
+    let ended = run(&mut cloud.forge(&["exec", "-c", second]));
+    let head = ended.stdout.lines().last().unwrap().to_owned();
+    let expected = format!(
+        "feature\nthird\nsecond\nfirst\nrefs/heads/feature\n M file\n D gone\nv1\nv2\n{head}\n"
+    );
+    assert_eq!((ended.code, ended.stdout), (Some(0), expected), "{}", ended.stderr);
+    // In the sandbox this session is not gone on with.
+    let id =
+        ended.stderr.split("session ").nth(1).unwrap().split([' ', ',']).next().unwrap().to_owned();
+    let ended = run(&mut cloud.world.forge(&["--sandbox", "exec", "--session", &id, "--", "true"]));
+    assert_eq!(ended.code, Some(125));
+    assert!(ended.stderr.contains("--tensorlake"), "{}", ended.stderr);
+
+    let ended = run(&mut cloud.world.forge(&["apply", "--branch", "taken"]));
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    assert_eq!(refs("refs/heads/taken"), format!("{head} refs/heads/taken\n"));
+    let prefix = format!("refs/forge/{id}/");
+    let expected = format!(
+        "{head} {prefix}HEAD\n{head} {prefix}heads/feature\n{} {prefix}heads/main\n{} {prefix}tags/v2\n",
+        ids[1], ids[2]
+    );
+    assert_eq!(refs("refs/forge"), expected);
+    host_git(&cloud, &["fsck", "--strict"]);
+    assert_eq!(
+        host_git(&cloud, &["log", "-1", "--format=%s"]),
+        "second\n",
+        "the user's branch stays"
+    );
+    // They wait no more, and come no second time.
+    let ended = run(&mut cloud.world.forge(&["apply"]));
+    assert!(!ended.stdout.contains("refs/forge"), "{}", ended.stdout);
+
+    // With a discard they are gone from the session.
+    let ended = run(&mut cloud.forge(&["exec", "-c", "git commit -q --allow-empty -m last"]));
+    assert!(ended.stderr.contains("commits ("), "{ended:?}");
+    let ended = run(&mut cloud.world.forge(&["discard", "--force", &id]));
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    let ended = run(&mut cloud.forge(&["exec", "-c", "git log -1 --format=%s"]));
+    assert_eq!(ended.stdout, "second\n", "{}", ended.stderr);
+}
+
+#[test]
+fn a_repository_that_was_made_in_a_microvm_comes_back_once_the_project_is_one() {
+    let cloud = Cloud::usual();
+    cloud.world.write("project/file", "1\n");
+    let script = "git init -qb trunk && git add . && git -c user.name=n -c user.email=e@x commit -qm one && git rev-parse HEAD";
+    let ended = run(&mut cloud.forge(&["exec", "-c", script]));
+    let head = ended.stdout.clone();
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    let ended =
+        run(&mut cloud.forge(&["exec", "-c", "git log --format=%s; git symbolic-ref HEAD"]));
+    assert_eq!(ended.stdout, "one\nrefs/heads/trunk\n", "{}", ended.stderr);
+    let ended = run(&mut cloud.world.forge(&["apply"]));
+    assert_eq!(ended.code, Some(1), "{}", ended.stderr);
+    assert!(ended.stderr.contains("git init here"), "{}", ended.stderr);
+    host_git(&cloud, &["init", "-q"]);
+    let ended = run(&mut cloud.world.forge(&["apply"]));
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    let brought =
+        host_git(&cloud, &["for-each-ref", "--format=%(objectname)", "refs/forge/*/heads/trunk"]);
+    assert_eq!(brought, head);
+}

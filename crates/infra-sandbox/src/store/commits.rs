@@ -12,7 +12,8 @@ use rustix::fs::{Dir, FileType, Mode, OFlags, fstat};
 use serde::{Deserialize, Serialize};
 
 use super::error::SessionError;
-use super::open::{ARCHIVES, may_hold_commits};
+use super::kept::KeptCommits;
+use super::open::{has_archives, may_hold_commits};
 use super::sessions::SessionStore;
 use crate::beneath;
 use crate::plan::outside_git_directory;
@@ -97,19 +98,18 @@ fn brought(directory: &Path) -> Option<BTreeMap<String, String>> {
 }
 
 fn waiting(directory: &Path, workspace: &Path) -> io::Result<WaitingCommits> {
-    if ARCHIVES.iter().any(|name| directory.join(name).exists()) {
+    if has_archives(directory) {
         return Ok(WaitingCommits::Unknown);
     }
+    let kept = KeptCommits::read(directory)?;
     let outside = outside_git_directory(workspace);
     let host = outside.clone().unwrap_or_else(|| workspace.join(".git"));
     let (layer, prefix) = match outside {
         Some(_) => ("git-upper", ""),
         None => ("upper", ".git"),
     };
-    let Some(session) = GitDirectory::open(&directory.join(layer), prefix)? else {
-        return Ok(WaitingCommits::None);
-    };
-    if session.has("reftable") {
+    let session = GitDirectory::open(&directory.join(layer), prefix)?;
+    if session.as_ref().is_some_and(|session| session.has("reftable")) {
         return Ok(WaitingCommits::Unknown);
     }
     let host = GitDirectory::open(&host, "")?;
@@ -117,10 +117,19 @@ fn waiting(directory: &Path, workspace: &Path) -> io::Result<WaitingCommits> {
         Some(host) => host.refs()?.unwrap_or_default(),
         None => Refs::default(),
     };
-    let Some(session) = session.refs()? else { return Ok(WaitingCommits::Unknown) };
+    let session = match &session {
+        Some(session) => session.refs()?,
+        None => Some(Refs::default()),
+    };
+    let Some(session) = session else { return Ok(WaitingCommits::Unknown) };
     let brought = brought(directory).unwrap_or_default();
     let mut all = session.packed;
     all.extend(session.loose);
+    if let Some(kept) = kept {
+        // What is checked out is named by its branch.
+        let is_named = |one: &SessionRef| one.name.as_str() != "HEAD" || kept.branch.is_none();
+        all.extend(kept.refs.into_iter().filter(is_named).map(|one| (one.name, one.id)));
+    }
     let is_new = |(name, id): &(SessionRefName, GitObjectId)| {
         let is_id = |known: Option<&GitObjectId>| known == Some(id);
         !is_id(host.loose.get(name))

@@ -69,6 +69,18 @@ pub enum SessionError {
         /// Which.
         id: SessionId,
     },
+    /// Commits were made in it that are no part of the sandbox's git.
+    #[error("session {id} has commits of a microVM, and can only be gone on with in one")]
+    CommitsInMicrovm {
+        /// Which.
+        id: SessionId,
+    },
+    /// Commits were made in it that are no part of a microVM's git.
+    #[error("session {id} has commits of the sandbox, and can only be gone on with there")]
+    CommitsInSandbox {
+        /// Which.
+        id: SessionId,
+    },
     /// Others could change what is in the state directory.
     #[error("the state directory {} is not safe: {reason}", path.display())]
     Unsafe {

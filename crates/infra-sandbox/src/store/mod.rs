@@ -1,6 +1,6 @@
 //! Sessions on the disk: `sessions/<id>/{meta.json,lock,upper,work,base}` under the state directory.
 //!
-//! Where its commands run in a microVM, `microvm` holds what tells what is changed there.
+//! Where its commands run in a microVM, `microvm` holds what tells what is changed there, and `commits` what was committed.
 //!
 //! Where the state directory's file system cannot hold a layer, `upper.tar` and `git-upper.tar` hold what
 //! the layers hold, which are in memory while the session is used.
@@ -15,6 +15,7 @@ mod blobs;
 mod commits;
 mod error;
 mod id;
+mod kept;
 mod lock;
 mod make;
 mod meta;
@@ -33,6 +34,7 @@ pub use base::DealtWith;
 pub(crate) use base::Followed;
 pub use commits::WaitingCommits;
 pub use error::SessionError;
+pub use kept::KeptCommits;
 pub use meta::StoredSummary;
 pub use microvm::{MicrovmUse, StoredMicrovm};
 pub(crate) use open::LayerPlace;

@@ -17,6 +17,7 @@ use tracing::warn;
 use super::base::{Bases, DealtWith, Dropped, Followed};
 use super::commits::BROUGHT;
 use super::error::SessionError;
+use super::kept::{KEPT, KeptCommits};
 use super::lock;
 use super::make::liken;
 use super::meta::{Durability, Meta, StoredSummary, seconds};
@@ -178,6 +179,12 @@ impl OpenSession {
     #[must_use]
     pub fn is_continued(&self) -> bool {
         self.continued
+    }
+
+    /// Whether what it holds was counted since it was opened.
+    #[must_use]
+    pub fn is_counted(&self) -> bool {
+        guard(&self.counted).is_some()
     }
 
     /// Whether it holds anything, ignored files included.
@@ -379,7 +386,7 @@ impl OpenSession {
             let path = self.directory.join(name);
             self.replace(name, &path, like).map_err(SessionError::io("emptying", &path))?;
         }
-        for name in ARCHIVES.into_iter().chain([BROUGHT]) {
+        for name in ARCHIVES.into_iter().chain([KEPT, BROUGHT]) {
             let path = self.directory.join(name);
             match fs::remove_file(&path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -450,7 +457,7 @@ impl OpenSession {
     /// Whether its layers are in archives, and so in memory while they are used.
     #[must_use]
     pub fn has_archives(&self) -> bool {
-        ARCHIVES.iter().any(|name| self.directory.join(name).exists())
+        has_archives(&self.directory)
     }
 
     /// Writes down what the layers hold that are kept in memory: the workspace's, and that of a git
@@ -542,9 +549,13 @@ fn aside(name: &str) -> String {
     format!("{name}.aside")
 }
 
-/// Whether there is any entry in one of the layers.
+pub(super) fn has_archives(directory: &Path) -> bool {
+    ARCHIVES.iter().any(|name| directory.join(name).exists())
+}
+
+/// Whether there is any entry in one of the layers, or a commit beside them.
 pub(super) fn holds_anything(directory: &Path) -> io::Result<bool> {
-    if ARCHIVES.iter().any(|name| directory.join(name).exists()) {
+    if has_archives(directory) || KeptCommits::are_there(directory) {
         return Ok(true);
     }
     for (upper, _) in LAYERS {
@@ -563,8 +574,13 @@ pub(super) fn holds_anything(directory: &Path) -> io::Result<bool> {
     Ok(false)
 }
 
-/// Whether there may be commits in one of the layers, which no count of files knows of.
+/// Whether there may be commits, which no count of files knows of.
 pub(super) fn may_hold_commits(directory: &Path) -> bool {
+    KeptCommits::are_there(directory) || layers_may_hold_commits(directory)
+}
+
+/// The same of the layers alone.
+pub(super) fn layers_may_hold_commits(directory: &Path) -> bool {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let is_there = |layer: &OwnedFd, path: &Path| {
         let opened = beneath::open(layer, path, OFlags::PATH | OFlags::NOFOLLOW, Mode::empty());

@@ -9,11 +9,14 @@ use forge_domain::SessionId;
 use tracing::warn;
 
 use super::error::SessionError;
+use super::kept::KeptCommits;
 use super::lock::{self, NotLocked};
 use super::make::move_to_new;
 use super::meta::{Meta, StoredSummary, Unusable};
 use super::microvm::{MicrovmUse, StoredMicrovm};
-use super::open::{OpenSession, Origin, holds_anything, may_hold_commits};
+use super::open::{
+    OpenSession, Origin, has_archives, holds_anything, layers_may_hold_commits, may_hold_commits,
+};
 use crate::hook::HelperProgram;
 
 /// How the names of directories begin that are being made, are being removed, or were set aside.
@@ -34,6 +37,13 @@ pub enum SessionChoice {
     Fresh,
     /// This one.
     Named(SessionId),
+}
+
+/// Where a session's commands are to run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Sandbox,
+    Microvm,
 }
 
 /// Whether a session is being used.
@@ -139,23 +149,47 @@ impl SessionStore {
         workspace: &Path,
         choice: &SessionChoice,
     ) -> Result<OpenSession, SessionError> {
+        self.open_in(workspace, choice, Place::Sandbox)
+    }
+
+    /// The same for a session whose commands are to run in a microVM.
+    ///
+    /// # Errors
+    /// As [`SessionStore::open`].
+    pub fn open_for_microvm(
+        &self,
+        workspace: &Path,
+        choice: &SessionChoice,
+    ) -> Result<OpenSession, SessionError> {
+        self.open_in(workspace, choice, Place::Microvm)
+    }
+
+    fn open_in(
+        &self,
+        workspace: &Path,
+        choice: &SessionChoice,
+        place: Place,
+    ) -> Result<OpenSession, SessionError> {
         self.prepare()?;
         self.sweep_old(SystemTime::now());
         match choice {
-            SessionChoice::Named(id) => self.open_named(workspace, id),
+            SessionChoice::Named(id) => self.open_named(workspace, id, place),
             SessionChoice::Fresh => self.open_new(workspace),
             SessionChoice::Continue => {
                 let candidates = self.candidates(workspace)?.into_iter();
                 // Of one with a microVM there are changes that are not here yet.
                 for session in candidates.filter(|session| !session.awaits_a_microvm()) {
-                    match self.open_existing(&session.id) {
+                    match self.open_existing(&session.id, place) {
                         Ok(open) if open.holds_anything().unwrap_or(false) => return Ok(open),
                         // Left behind by a kill before anything was written.
                         Ok(open) => drop(open.end()),
                         Err(
                             SessionError::Busy { .. }
                             | SessionError::NotFound { .. }
-                            | SessionError::Elsewhere { .. },
+                            | SessionError::Elsewhere { .. }
+                            | SessionError::InMemory { .. }
+                            | SessionError::CommitsInMicrovm { .. }
+                            | SessionError::CommitsInSandbox { .. },
                         ) => {}
                         Err(error) => warn!(%error, "A session was passed over."),
                     }
@@ -294,10 +328,25 @@ impl SessionStore {
         Ok((lock, self.meta(id)?))
     }
 
-    fn open_existing(&self, id: &SessionId) -> Result<OpenSession, SessionError> {
+    fn open_existing(&self, id: &SessionId, place: Place) -> Result<OpenSession, SessionError> {
         let (lock, meta) = self.acquire(id)?;
         if meta.awaits_a_microvm() {
             return Err(SessionError::Elsewhere { id: id.clone() });
+        }
+        let (directory, id_of) = (self.path_of(id), || id.clone());
+        // Commits of the one are none of the other's git: what the one names would be taken for what the other has moved.
+        match place {
+            Place::Sandbox if KeptCommits::are_there(&directory) => {
+                return Err(SessionError::CommitsInMicrovm { id: id_of() });
+            }
+            // The layers of such a session are there only while it is used in the sandbox.
+            Place::Microvm if has_archives(&directory) => {
+                return Err(SessionError::InMemory { id: id_of() });
+            }
+            Place::Microvm if layers_may_hold_commits(&directory) => {
+                return Err(SessionError::CommitsInSandbox { id: id_of() });
+            }
+            Place::Sandbox | Place::Microvm => {}
         }
         self.begin(OpenSession::new(self.clone(), id.clone(), lock, meta, Origin::Existing))
     }
@@ -313,14 +362,19 @@ impl SessionStore {
         Ok(open)
     }
 
-    fn open_named(&self, workspace: &Path, id: &SessionId) -> Result<OpenSession, SessionError> {
+    fn open_named(
+        &self,
+        workspace: &Path,
+        id: &SessionId,
+        place: Place,
+    ) -> Result<OpenSession, SessionError> {
         let meta = self.meta(id)?;
         if meta.workspace.as_path() != workspace {
             let (workspace, asked) =
                 (meta.workspace.as_path().to_path_buf(), workspace.to_path_buf());
             return Err(SessionError::OtherWorkspace { id: id.clone(), workspace, asked });
         }
-        self.open_existing(id)
+        self.open_existing(id, place)
     }
 
     fn candidates(&self, workspace: &Path) -> Result<Vec<SessionSummary>, SessionError> {

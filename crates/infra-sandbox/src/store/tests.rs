@@ -8,6 +8,7 @@ use tempfile::TempDir;
 
 use super::*;
 
+mod commits;
 mod damage;
 mod locks;
 mod microvms;

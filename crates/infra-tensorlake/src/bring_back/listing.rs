@@ -11,11 +11,22 @@ use std::path::{Component, Path, PathBuf};
 pub(crate) const LIST_TREE: &str = r#"find "$K" -maxdepth 0 -printf '' 2>/dev/null || { echo "lacks GNU find"; exit; }
 cd -P -- "$W" || exit
 [ "$1" != settle ] || sleep 0.03
+refs() {
+  [ -e .git ] && command -v git >/dev/null || return 0
+  git() { command git -c safe.directory='*' -c core.fsmonitor=false "$@"; }
+  if [ -e "$K/refs" ]; then printf 'refs\0known\0'; known=$K/refs
+  else printf 'refs\0own\0'; known=/dev/null; fi
+  printf '%s\0' "$(git symbolic-ref -q HEAD)"
+  { id=$(git rev-parse -q --verify 'HEAD^{commit}') && echo "$id HEAD"
+    git for-each-ref --format='%(objectname) %(refname)' refs/heads refs/tags refs/notes refs/stash
+  } | grep -vxFf "$known" | tr '\n' '\0'
+}
 list() {
   : >"$K/now"
   find "$K/now" -maxdepth 0 -printf '%C@\0'
   find . -mindepth 1 -name .git -prune -o -type d \( ! -readable -o ! -executable \) -printf 'u 0 0 0 0\0%P\0\0' -prune \
     -o -printf '%y %m %s %C@ %i\0%P\0%l\0'
+  refs
   printf 'rules\0'
   find . -name .git -prune -o -type f -name .gitignore -size -256k -exec grep -aHnZ '' -- {} + 2>/dev/null
   grep -asHnZ '' -- .git/info/exclude
@@ -27,6 +38,8 @@ else echo "ok plain"; list | base64 -w 8192; fi
 
 /// No guest has more than so many paths, as far as this goes.
 const MAX_ENTRIES: usize = 2_000_000;
+/// Nobody brings more refs over at once.
+const MAX_REFS: usize = 10_000;
 /// Rules of a project are shorter than this together.
 const MAX_RULES_BYTES: usize = 16 * 1024 * 1024;
 /// `PATH_MAX` of Linux, as also symlinks' targets have it.
@@ -73,10 +86,32 @@ impl GuestStat {
     }
 }
 
+/// What the guest's git names that is not as it was brought in. Nothing of it is to be trusted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GuestRefs {
+    /// Where they come from.
+    pub origin: RepositoryOrigin,
+    /// What is checked out, a branch's whole name, or nothing.
+    pub checked_out: String,
+    /// An id and a name each, parted by a space; `HEAD` first.
+    pub lines: Vec<String>,
+}
+
+/// Where a guest's repository comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RepositoryOrigin {
+    /// It was brought in.
+    Host,
+    /// It was made there.
+    Guest,
+}
+
 /// The guest's tree, and the rules for what is ignored in it.
 #[derive(Debug, Default)]
 pub(crate) struct GuestTree {
     pub(crate) paths: BTreeMap<PathBuf, GuestStat>,
+    /// `None` where there is no repository, or no git.
+    pub(crate) refs: Option<GuestRefs>,
     /// The lines of each file with rules.
     pub(crate) rules: BTreeMap<PathBuf, Vec<String>>,
 }
@@ -93,6 +128,10 @@ impl GuestTree {
         let mut tree = Self::default();
         loop {
             let head = fields.next()?;
+            if head == b"refs" {
+                tree.refs = Some(read_refs(&mut fields)?);
+                break;
+            }
             if head == b"rules" {
                 break;
             }
@@ -156,6 +195,24 @@ impl GuestTree {
             name = fields.next()?;
         }
         Ok(())
+    }
+}
+
+/// `known` or `own`, what is checked out, and the refs up to the rules.
+fn read_refs(fields: &mut Fields<impl BufRead>) -> io::Result<GuestRefs> {
+    let mut text = || Ok::<_, io::Error>(String::from_utf8_lossy(&fields.next()?).into_owned());
+    let origin = match &*text()? {
+        "known" => RepositoryOrigin::Host,
+        "own" => RepositoryOrigin::Guest,
+        _ => return Err(invalid("its refs cannot be read")),
+    };
+    let mut refs = GuestRefs { origin, checked_out: text()?, lines: Vec::new() };
+    loop {
+        match text()? {
+            line if line == "rules" => return Ok(refs),
+            _ if refs.lines.len() >= MAX_REFS => return Err(invalid("it has too many refs")),
+            line => refs.lines.push(line),
+        }
     }
 }
 
@@ -261,6 +318,25 @@ mod tests {
     }
 
     #[test]
+    fn what_git_names_is_read() {
+        let refs = |text: &str| read(text).unwrap().refs;
+        assert_eq!(refs("1|rules|end|"), None);
+        let expected = GuestRefs {
+            origin: RepositoryOrigin::Host,
+            checked_out: "refs/heads/x".to_owned(),
+            lines: vec!["1 HEAD".to_owned(), "1 refs/heads/x".to_owned()],
+        };
+        let text = "1|refs|known|refs/heads/x|1 HEAD|1 refs/heads/x|rules|end|";
+        assert_eq!(refs(text), Some(expected));
+        let expected = GuestRefs {
+            origin: RepositoryOrigin::Guest,
+            checked_out: String::new(),
+            lines: Vec::new(),
+        };
+        assert_eq!(refs("1|refs|own||rules|end|"), Some(expected));
+    }
+
+    #[test]
     fn what_was_written_within_the_clocks_last_step_is_never_taken_for_the_same() {
         let of = |changed: &str| {
             let text = format!("1700.5|f 644 3 {changed} 7|a||rules|end|");
@@ -288,6 +364,9 @@ mod tests {
             "1|f 644||a||rules|end|",
             "1|f 644 3 1 7|a||rules|",
             "1|rules|x|1:no line break|end|",
+            "1|refs|",
+            "1|refs|mine|refs/heads/x|rules|end|",
+            "1|refs|own|refs/heads/x|1 HEAD|",
             &long,
         ];
         for case in cases {

@@ -5,6 +5,7 @@
 //! list has limits, and an archive gives only the files that were asked for, each at most as long as it was listed.
 
 mod archive;
+mod commits;
 mod compare;
 mod listing;
 mod run;
@@ -13,5 +14,6 @@ mod state;
 mod tests;
 
 pub(crate) use compare::Kept;
+pub use listing::{GuestRefs, RepositoryOrigin};
 pub(crate) use run::{BringBack, Hashed, names};
 pub(crate) use state::GuestState;

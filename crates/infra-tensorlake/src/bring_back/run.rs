@@ -19,7 +19,7 @@ use tokio::sync::Mutex as AsyncMutex;
 
 use super::archive::{PACK, read_files};
 use super::compare::{Difference, Kept, Known};
-use super::listing::{GuestKind, GuestTree, LIST_TREE};
+use super::listing::{GuestKind, GuestRefs, GuestTree, LIST_TREE};
 use super::state::GuestState;
 use crate::environment::{Inner, TensorlakeEnvironment};
 use crate::failure::{RequestError, unavailable};
@@ -43,12 +43,18 @@ pub(crate) struct BringBack {
     /// One at a time.
     turn: AsyncMutex<()>,
     known: Mutex<Option<Known>>,
+    refs: Mutex<Option<GuestRefs>>,
 }
 
 impl BringBack {
     pub(crate) fn known(&self) -> MutexGuard<'_, Option<Known>> {
         // What is in it is changed by whole paths.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the guest's git named when its tree was last listed.
+    pub(crate) fn refs(&self) -> MutexGuard<'_, Option<GuestRefs>> {
+        self.refs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -111,6 +117,7 @@ impl Inner {
             return Ok(None);
         }
         let tree = self.list(&guest, "").await?;
+        self.bring_back.refs().clone_from(&tree.refs);
         let Some(found) =
             self.bring_back.known().as_ref().map(|known| Difference::of(known, &tree))
         else {
@@ -188,7 +195,7 @@ impl Inner {
     }
 
     /// A file of the guest, in a file of ours without a name.
-    async fn download(&self, path: &str, size: u64) -> Result<File, EnvironmentError> {
+    pub(super) async fn download(&self, path: &str, size: u64) -> Result<File, EnvironmentError> {
         let client = &self.client;
         self.on_sandbox(FETCHING, |ready| {
             let path = path.to_owned();

@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use forge_domain::{EnvironmentError, History, HistoryError, LeftOut};
+use forge_domain::{EnvironmentError, History, HistoryError, LeftOut, SessionCommits, SessionRef};
+use futures_util::stream;
 use tokio::sync::mpsc;
 use tracing::info;
 
@@ -29,7 +30,7 @@ const BUILD: &str = r#"trap 'rm -rf -- "$H"' EXIT
 command -v git >/dev/null || { echo "its image has no git"; exit; }
 unset GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE GIT_OBJECT_DIRECTORY GIT_CONFIG_COUNT
 export GIT_CONFIG_NOSYSTEM=1 GIT_CONFIG_GLOBAL=/dev/null GIT_TERMINAL_PROMPT=0 LC_ALL=C
-git() { command git -c safe.directory='*' -c gc.auto=0 "$@"; }
+git() { command git -c safe.directory='*' -c gc.auto=0 -c user.name=forge -c user.email=forge@localhost "$@"; }
 case $format in
 sha1) git init -q --template= "$H/new" || exit ;;
 *) git init -q --template= --object-format="$format" "$H/new" || exit ;;
@@ -47,13 +48,34 @@ if [ -s ../bundle ]; then
   git update-ref --stdin <../updates || exit
 fi
 if [ -n "$branch" ]; then git symbolic-ref HEAD "refs/heads/$branch" || exit
-else git update-ref --no-deref HEAD "$head" || exit; fi
+elif [ -n "$head" ]; then git update-ref --no-deref HEAD "$head" || exit; fi
+{ id=$(git rev-parse -q --verify 'HEAD^{commit}') && echo "$id HEAD"
+  git for-each-ref --format='%(objectname) %(refname)'
+} >../known || exit
+if [ -s ../session ]; then
+  if [ -s ../session.bundle ]; then git bundle unbundle ../session.bundle >/dev/null || exit; fi
+  while read -r id name; do
+    case $name in
+    HEAD) [ -n "$session_branch" ] || git update-ref --no-deref HEAD "$id" || exit ;;
+    refs/stash) git stash store -q -m 'of the session' "$id" || exit ;;
+    refs/heads/*)
+      # What the host has merged meanwhile is not put back.
+      ! old=$(git rev-parse -q --verify "$name") || ! git merge-base --is-ancestor "$id" "$old" || continue
+      git update-ref "$name" "$id" || exit ;;
+    *) git update-ref "$name" "$id" || exit ;;
+    esac
+  done <../session
+  [ -z "$session_branch" ] || git symbolic-ref HEAD "refs/heads/$session_branch" || exit
+fi
 mv .git "$W/.git" && cd -P -- "$W" || exit
-if [ -n "$head" ]; then
-  git read-tree HEAD && git update-index -z --skip-worktree --stdin <"$H/skip" || { rm -rf .git; exit; }
+if git rev-parse -q --verify 'HEAD^{commit}' >/dev/null; then
+  git read-tree HEAD || { rm -rf .git; exit; }
+  # Of what the session has committed, not all is there that the host has.
+  git update-index -z --skip-worktree --stdin <"$H/skip" 2>/dev/null ||
+    xargs -0 -n 1 git update-index --skip-worktree -- <"$H/skip" 2>/dev/null
   git update-index -q --refresh >/dev/null
 fi
-echo ok
+mv "$H/known" "$K/refs" && echo ok
 "#;
 
 impl Inner {
@@ -100,10 +122,20 @@ impl Inner {
         let place = guest.scratch.join("history");
         let skip = skipped(&history.tracked, left_out);
         let bundle = history.bundle.take();
+        let session = history.session.take();
+        let (session_refs, session_branch, session_bundle) = match session {
+            None => Default::default(),
+            Some(SessionCommits { refs, branch, bundle }) => {
+                let line = |one: &SessionRef| format!("{} {}\n", one.id, one.name.in_session());
+                let lines: String = refs.iter().map(line).collect();
+                (lines.into_bytes(), branch.unwrap_or_default(), bundle)
+            }
+        };
         let small = [
             ("exclude", std::mem::take(&mut history.exclude)),
             ("shallow", std::mem::take(&mut history.shallow)),
             ("skip", skip),
+            ("session", session_refs),
         ];
         let (to, mut pieces) = mpsc::channel::<Bytes>(WAITING_PIECES);
         let packing = tokio::task::spawn_blocking(move || {
@@ -111,15 +143,13 @@ impl Inner {
             for (name, bytes) in small {
                 parts.push((name, bytes.len() as u64, Box::new(std::io::Cursor::new(bytes))));
             }
-            if let Some((bundle, length)) = bundle {
-                parts.push(("bundle", length, bundle));
+            for (name, bundle) in [("bundle", bundle), ("session.bundle", session_bundle)] {
+                parts.extend(bundle.map(|(bundle, length)| (name, length, bundle)));
             }
             pack_parts(parts, to)
         });
         let mut upload = Upload::new(guest.clone());
-        while let Some(piece) = pieces.recv().await {
-            upload.send(piece).await?;
-        }
+        upload.send_all(stream::poll_fn(move |context| pieces.poll_recv(context))).await?;
         let hash = match packing.await {
             Ok(Ok(hash)) => hash,
             Ok(Err(error)) => return Ok(Some(error.to_string())),
@@ -132,7 +162,7 @@ impl Inner {
             "rm -rf -- {directory} && mkdir -- {directory} || exit\nset -- {}\n{UNPACK}",
             words.join(" ")
         );
-        let output = guest.script(&Script::new(text, []).once()).await?;
+        let output = guest.script(&Script::new(text, []).once().patient()).await?;
         let first = output.lines.first().map(String::as_str).unwrap_or_default();
         if !first.starts_with("ok ") {
             return Ok(Some(said(&[first, &output.complaint])));
@@ -142,14 +172,17 @@ impl Inner {
         let format = value(&history.object_format);
         let branch = value(history.branch.as_deref().unwrap_or_default());
         let head = value(history.head.as_ref().map_or("", |id| id.as_str()));
-        let text =
-            format!("H={directory} W={root} format={format} branch={branch} head={head}\n{BUILD}");
+        let (scratch, session_branch) = (word(guest.scratch.as_os_str()), value(&session_branch));
+        let text = format!(
+            "K={scratch} H={directory} W={root} format={format} branch={branch} head={head} session_branch={session_branch}\n\
+             {BUILD}"
+        );
         let settings: Vec<&OsStr> = history
             .settings
             .iter()
             .flat_map(|(key, value)| [OsStr::new(key), OsStr::new(value)])
             .collect();
-        let output = guest.script(&Script::new(text, settings).once()).await?;
+        let output = guest.script(&Script::new(text, settings).once().patient()).await?;
         match output.lines.last().map(String::as_str) {
             Some("ok") => Ok(None),
             last => Ok(Some(said(&[last.unwrap_or_default(), &output.complaint]))),

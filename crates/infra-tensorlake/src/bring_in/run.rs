@@ -32,7 +32,8 @@ const MAX_ROUNDS: usize = 3;
 pub(super) const OPERATION: &str = "bringing the project in";
 
 /// Empties the workspace `W` where it is ours.
-const BEGIN: &str = r#"cd -P -- "$W" || exit
+const BEGIN: &str = r#"rm -f -- "$K/refs"
+cd -P -- "$W" || exit
 if [ -e "$K/begun" ]; then find . -mindepth 1 -maxdepth 1 -exec rm -rf -- {} + || exit
 elif [ -n "$(find . -mindepth 1 ! -type d | head -n 1)" ]; then echo occupied; exit
 else find . -depth -mindepth 1 -type d -exec rmdir -- {} + || exit; fi
@@ -219,7 +220,7 @@ impl Inner {
             .collect();
         let text = format!("set -- {}\n{UNPACK}", words.join(" "));
         // Its pieces are gone once they were joined.
-        let output = guest.script(&Script::new(text, []).once()).await.map_err(failed)?;
+        let output = guest.script(&Script::new(text, []).once().patient()).await.map_err(failed)?;
         let first = output.lines.first().map(String::as_str).unwrap_or_default();
         if let Some(tool) = first.strip_prefix("lacks ") {
             return Err(unavailable(format!(
