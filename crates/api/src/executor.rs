@@ -81,6 +81,17 @@ impl Executor {
         }
     }
 
+    /// Whether a microVM that was to be kept was suspended at the end, and does not run on.
+    #[must_use]
+    pub fn is_suspended(&self) -> bool {
+        match self {
+            #[cfg(target_os = "linux")]
+            Self::Sandbox(_) => false,
+            Self::Local(_) => false,
+            Self::Tensorlake(microvm) => microvm.guest.is_suspended(),
+        }
+    }
+
     /// The id of the environment where it is not on this machine, once it has one.
     #[must_use]
     pub fn remote_id(&self) -> Option<String> {

@@ -365,11 +365,11 @@ impl Held {
                 let above = path.ancestors().skip(1);
                 for above in above.filter(|above| !above.as_os_str().is_empty()) {
                     let mode = held.layers.directory_mode(above).unwrap_or(0o755) & 0o777;
-                    let directory = held_path(above, SourceEntry::Directory { mode });
+                    let directory = held_path(above, SourceEntry::Directory { mode }, None);
                     held.above.insert(above.to_path_buf(), directory);
                 }
             }
-            let one = entry.map(|entry| held_path(&path, entry));
+            let one = entry.map(|entry| held_path(&path, entry, held.digests.get(&path)));
             held.paths.insert(path, one);
         }
         Ok(held)
@@ -427,11 +427,28 @@ fn read_digest(mut file: Box<dyn io::Read + Send>) -> Option<Digest> {
     Some(Digest::new(hasher.finalize().into()))
 }
 
-/// Of what a session holds there is one version for as long as nothing runs in it here.
-fn held_path(path: &Path, entry: SourceEntry) -> SourcePath {
+/// Its stamp tells what it is, whenever it is looked at: of a file, what it holds.
+fn held_path(path: &Path, entry: SourceEntry, digest: Option<&Digest>) -> SourcePath {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let modified_seconds = now.as_secs();
-    SourcePath { path: path.to_path_buf(), entry, modified_seconds, stamp: SourceStamp::new(0) }
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(b"held ");
+    match &entry {
+        SourceEntry::File { mode, .. } => {
+            hasher.update(format!("file {mode:o} ").as_bytes());
+            hasher.update(digest.map(Digest::to_string).unwrap_or_default().as_bytes());
+        }
+        SourceEntry::Symlink { target } => {
+            hasher.update(b"symlink ");
+            hasher.update(target.as_os_str().as_encoded_bytes());
+        }
+        SourceEntry::Directory { mode } => {
+            hasher.update(format!("directory {mode:o}").as_bytes());
+        }
+    }
+    let mut number = [0; 16];
+    number.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+    let stamp = SourceStamp::new(u128::from_le_bytes(number));
+    SourcePath { path: path.to_path_buf(), entry, modified_seconds: now.as_secs(), stamp }
 }
 
 impl ReturnKeeper for SessionKeeper {

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use forge_domain::{BoxedError, SandboxRecord};
-use forge_infra_sandbox::{OpenSession, StoredMicrovm};
+use forge_domain::{BoxedError, KeptSandbox, SandboxRecord};
+use forge_infra_sandbox::{MicrovmUse, OpenSession, StoredMicrovm};
 
 use crate::microvm::Kept;
 
@@ -35,8 +35,28 @@ impl SandboxRecord for MicrovmRecord {
         Ok(self.session()?.fill_microvm(state)?)
     }
 
-    fn keep(&self, name: &str) -> Result<(), BoxedError> {
-        Ok(self.session()?.keep_microvm(name)?)
+    fn keep(&self, name: &str, state: Option<&[u8]>) -> Result<(), BoxedError> {
+        let session = self.session()?;
+        if let Some(state) = state {
+            session.fill_microvm(state)?;
+        }
+        Ok(session.keep_microvm(name)?)
+    }
+
+    fn kept(&self) -> Result<Option<KeptSandbox>, BoxedError> {
+        let session = self.kept.open()?;
+        let is_ours = |microvm: &StoredMicrovm| {
+            microvm.r#use == MicrovmUse::Kept
+                && microvm.server == self.server
+                && microvm.namespace == self.namespace
+        };
+        let microvm = session.microvms().into_iter().rfind(is_ours);
+        let Some(StoredMicrovm { name, id: Some(id), .. }) = microvm else { return Ok(None) };
+        Ok(Some(KeptSandbox { name, id, state: session.microvm_state()? }))
+    }
+
+    fn take_up(&self, name: &str) -> Result<(), BoxedError> {
+        Ok(self.session()?.take_up_microvm(name)?)
     }
 
     fn forget(&self, name: &str) -> Result<(), BoxedError> {

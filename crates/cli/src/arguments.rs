@@ -387,7 +387,7 @@ pub(crate) struct CommonOptions {
     /// The image that a microVM starts from
     #[arg(long, value_name = "IMAGE")]
     pub(crate) image: Option<String>,
-    /// Leave the microVM running at the end, and say its id
+    /// Suspend the microVM at the end; the next run of its session goes on with it
     #[arg(long)]
     pub(crate) keep_vm: bool,
     /// Larger files of the project do not go into a microVM (1g) [default: 100m]

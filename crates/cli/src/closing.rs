@@ -116,7 +116,7 @@ pub(crate) async fn close(api: &ForgeAPI, closing: Closing<'_>, signals: &mut Si
     if choice.is_kept()
         && let Some(id) = api.executor().remote_id()
     {
-        failure::note(&format!("the microVM {id} was left running"), paint);
+        failure::note(&said_of_kept(api, &id), paint);
     }
     #[cfg(target_os = "linux")]
     if let Some(used) = api.executor().session()
@@ -152,6 +152,26 @@ pub(crate) async fn close(api: &ForgeAPI, closing: Closing<'_>, signals: &mut Si
         failure::warn(&Failure::from(error).message(), paint);
     }
     done
+}
+
+/// What becomes of a microVM that was to be kept.
+fn said_of_kept(api: &ForgeAPI, id: &str) -> String {
+    #[cfg(target_os = "linux")]
+    if let Some(used) = api.executor().session() {
+        let session = used.id;
+        return if api.executor().is_suspended() {
+            format!(
+                "the microVM {id} was suspended: the next run with session {session} resumes it, forge session stop \
+                 {session} deletes it"
+            )
+        } else {
+            format!(
+                "the microVM {id} was left running, since it could not be suspended: forge session stop {session} \
+                 deletes it"
+            )
+        };
+    }
+    format!("the microVM {id} was left running")
 }
 
 /// What stayed on this machine though somebody may miss it, in words.

@@ -59,7 +59,7 @@ pub use output::{
     Chunk, DiscardOutput, OutputBuffer, OutputLimits, OutputLog, OutputSink, OutputStream,
     RetainedOutput, SinkClosed, Spill, SpillFile,
 };
-pub use record::SandboxRecord;
+pub use record::{KeptSandbox, SandboxRecord};
 pub use returned::{NotReturned, ReturnKeeper, Returned, ReturnedOrigin};
 pub use review::{
     Applied, AppliedId, AppliedPath, ApplyContents, ApplyError, ApplyTarget, Base, BranchName,

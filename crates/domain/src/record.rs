@@ -4,6 +4,18 @@ use std::fmt;
 
 use crate::BoxedError;
 
+/// A sandbox that was kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeptSandbox {
+    /// What it was asked for by.
+    pub name: String,
+    /// The server's id for it.
+    pub id: String,
+    /// What [`keep`](SandboxRecord::keep) was given; `None` where that is worth nothing any more, since its changes were
+    /// discarded: then it cannot be gone on with.
+    pub state: Option<Vec<u8>>,
+}
+
 /// Writes down what a sandbox elsewhere is found again by, however this process ends: whoever reads it later ends the sandbox,
 /// and fetches before that what was changed in it.
 ///
@@ -29,11 +41,24 @@ pub trait SandboxRecord: Send + Sync + fmt::Debug {
     /// It cannot be written down; then nothing is to be changed in the sandbox.
     fn fill(&self, name: &str, state: &[u8]) -> Result<(), BoxedError>;
 
-    /// It is left to whoever asked for that, with nothing in it that has to be fetched.
+    /// It is left for later, with nothing in it that has to be fetched. The state tells whoever goes on with it what it has;
+    /// without one, what was written down before stays.
     ///
     /// # Errors
     /// It cannot be written down.
-    fn keep(&self, name: &str) -> Result<(), BoxedError>;
+    fn keep(&self, name: &str, state: Option<&[u8]>) -> Result<(), BoxedError>;
+
+    /// The one that was kept and can be gone on with; `None` where there is none.
+    ///
+    /// # Errors
+    /// What was written down cannot be read.
+    fn kept(&self) -> Result<Option<KeptSandbox>, BoxedError>;
+
+    /// It is gone on with: from now on there may be changes in it that are nowhere else.
+    ///
+    /// # Errors
+    /// It cannot be written down; then it is not gone on with.
+    fn take_up(&self, name: &str) -> Result<(), BoxedError>;
 
     /// It is gone.
     ///

@@ -41,6 +41,12 @@ impl SourceStamp {
     pub fn new(number: u128) -> Self {
         Self(number)
     }
+
+    /// The number.
+    #[must_use]
+    pub fn number(self) -> u128 {
+        self.0
+    }
 }
 
 /// One path that goes along.

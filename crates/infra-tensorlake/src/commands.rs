@@ -261,7 +261,8 @@ async fn command(
     // Held to the end, so that an end which keeps the sandbox can wait for it.
     let _call = Arc::clone(&inner.calls).read_owned().await;
     let mut made_workspace = false;
-    let (follower, notices) = loop {
+    let mut notices = Vec::new();
+    let follower = loop {
         // Until there is a sandbox, nobody who waits means that nothing is started.
         tokio::select! {
             ready = inner.ready() => drop(ready?),
@@ -271,7 +272,8 @@ async fn command(
             running = begin(&inner, &plan) => running?,
             () = inner.closing.cancelled() => return Err(closed().into()),
         };
-        let Running { process, delivery, guest, notices } = running;
+        let Running { process, delivery, guest, notices: new } = running;
+        notices.extend(new);
         let limits = Limits {
             time_limit: request.time_limit,
             grace: request.termination_grace.min(FAR_FUTURE),
@@ -280,7 +282,7 @@ async fn command(
         let mut follower =
             Follower::new(guest.clone(), plan.token.clone(), process, delivery, limits);
         match follower.begun(&abandoned).await {
-            None => break (follower, notices),
+            None => break follower,
             Some(Refusal::Workspace { user, group }) if !made_workspace => {
                 follower.finish().await;
                 make_workspace(&inner, &guest, user, group).await?;

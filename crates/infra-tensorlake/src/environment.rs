@@ -14,7 +14,6 @@ use forge_domain::{EnvironmentError, Lifecycle as LifecyclePort, Notice, Workspa
 use futures_core::future::BoxFuture;
 use reqwest::Method;
 use tokio::sync::{Mutex as AsyncMutex, OnceCell, RwLock};
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -24,11 +23,11 @@ use crate::bring_back::BringBack;
 use crate::bring_in::{BringIn, PROJECT_MARK};
 use crate::client::Client;
 use crate::config::{ConfigError, TensorlakeConfig};
+use crate::creation::{Creation, Creator};
 use crate::description::Facts;
 use crate::failure::{RequestError, closed, unavailable};
 use crate::lifecycle::{
-    Beginning, NotCreated, Ready, Remains, SandboxName, Standing, create, delete, look, resume,
-    wait_until_running,
+    Beginning, Ready, SandboxName, Standing, delete, look, resume, suspend, wait_until_running,
 };
 use crate::progress::{Progress, Telling};
 use crate::record::Record;
@@ -74,6 +73,8 @@ pub(crate) struct Inner {
     origin: Origin,
     /// Whether the sandbox is left running though that was not asked for.
     keep_after_all: AtomicBool,
+    /// Whether it was suspended at the end.
+    suspended: AtomicBool,
     lifecycle: Lifecycle,
     state: AsyncMutex<State>,
     owned: Arc<Owned>,
@@ -91,8 +92,6 @@ struct State {
     renewed: Option<String>,
 }
 
-type Creation = JoinHandle<Result<(String, SandboxResponse), EnvironmentError>>;
-
 /// Where a sandbox comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Origin {
@@ -103,18 +102,18 @@ enum Origin {
 }
 
 /// The sandbox that is ours to delete. Whoever takes it deletes it; nobody else does.
-#[derive(Default)]
-struct Owned(Mutex<Option<OwnedSandbox>>);
+#[derive(Debug, Default)]
+pub(crate) struct Owned(Mutex<Option<OwnedSandbox>>);
 
 #[derive(Debug, Clone)]
-struct OwnedSandbox {
-    id: String,
+pub(crate) struct OwnedSandbox {
+    pub(crate) id: String,
     /// By which it is remembered.
-    name: SandboxName,
+    pub(crate) name: SandboxName,
 }
 
 impl Owned {
-    fn set(&self, id: String, name: SandboxName) {
+    pub(crate) fn set(&self, id: String, name: SandboxName) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(OwnedSandbox { id, name });
     }
 
@@ -126,7 +125,7 @@ impl Owned {
         self.get().map(|owned| owned.id)
     }
 
-    fn take(&self) -> Option<OwnedSandbox> {
+    pub(crate) fn take(&self) -> Option<OwnedSandbox> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
@@ -198,6 +197,7 @@ impl TensorlakeEnvironment {
                 record,
                 origin,
                 keep_after_all: AtomicBool::new(false),
+                suspended: AtomicBool::new(false),
                 lifecycle,
                 state: AsyncMutex::default(),
                 owned: Arc::default(),
@@ -237,6 +237,12 @@ impl TensorlakeEnvironment {
     /// would be lost.
     pub fn keep_running(&self) {
         self.inner.keep_after_all.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the sandbox was suspended at the end: it was to be kept, has a name, and the server took that.
+    #[must_use]
+    pub fn is_suspended(&self) -> bool {
+        self.inner.suspended.load(Ordering::Relaxed)
     }
 
     /// The id of the sandbox, once the server has named it and until it is deleted. Of one that was kept
@@ -289,9 +295,17 @@ impl Inner {
                     () = self.closing.cancelled() => return Err(closed()),
                 };
                 state.creation = None;
-                let (id, response) = created.unwrap_or_else(|_| Err(cut_off()))?;
-                state.pending = Some(response);
-                id
+                let made = created.unwrap_or_else(|_| Err(cut_off()))?;
+                state.renewed = made.gone.or(state.renewed.take());
+                if let Some(had) = made.state {
+                    self.bring_in.resume(had);
+                }
+                if let Some(ready) = made.ready {
+                    state.ready = Some(ready.clone());
+                    return Ok(ready);
+                }
+                state.pending = Some(made.response);
+                made.id
             }
         };
         let pending = state.pending.take().unwrap_or_default();
@@ -402,41 +416,16 @@ impl Inner {
         wait_until_running(client, lifecycle, &self.config, id, pending, beginning).await
     }
 
-    /// In a task, which goes on where the caller gives up. A sandbox that is named after that is owned all
-    /// the same, or deleted at once where nobody is left to own it. What it is found by is written down before it is asked
-    /// for.
     fn create(&self) -> Creation {
-        let (client, lifecycle) = (self.client.clone(), self.lifecycle.clone());
-        let (config, owned) = (self.config.clone(), Arc::downgrade(&self.owned));
-        let record = self.record.clone();
-        let name = match (&config.name, record.is_kept()) {
-            (Some(name), _) => SandboxName::Given(name.clone()),
-            (None, true) => SandboxName::Chosen(format!("forge-{}", random_name())),
-            (None, false) => SandboxName::None,
+        let creator = Creator {
+            client: self.client.clone(),
+            lifecycle: self.lifecycle.clone(),
+            config: self.config.clone(),
+            owned: Arc::downgrade(&self.owned),
+            record: self.record.clone(),
+            closing: self.closing.clone(),
         };
-        tokio::spawn(async move {
-            record.begin(&name).await?;
-            let created = match create(&client, &lifecycle, &config, &name).await {
-                Ok(created) => created,
-                Err(NotCreated { error, remains }) => {
-                    if remains == Remains::Nothing || matches!(name, SandboxName::Given(_)) {
-                        record.forget(&name).await;
-                    }
-                    return Err(error);
-                }
-            };
-            match owned.upgrade() {
-                Some(owned) => {
-                    owned.set(created.id.clone(), name.clone());
-                    record.identify(&name, &created.id).await;
-                }
-                None => {
-                    let sandbox = OwnedSandbox { id: created.id.clone(), name };
-                    reap(client, lifecycle, record, sandbox).await;
-                }
-            }
-            Ok((created.id, created.response))
-        })
+        creator.begin()
     }
 
     /// Waits for a creation that nobody waits for any more: its id has to be known to be deleted.
@@ -461,15 +450,31 @@ impl Inner {
             && let Some(owned) = self.owned.get()
             && !self.keep_after_all.load(Ordering::Relaxed)
         {
-            self.record.keep(&owned.name).await;
+            let state = self.whole_state().await;
+            self.record.keep(&owned.name, state).await;
+            self.suspend(&owned).await;
         }
         ended.map(drop).map_err(|_| "commands in the sandbox could not be ended".to_owned())
     }
 
+    /// One that is kept stands still until it is gone on with. Where that cannot be, it goes on running.
+    async fn suspend(&self, owned: &OwnedSandbox) {
+        if owned.name.as_str().is_none() {
+            return;
+        }
+        let suspension = suspend(&self.client, &self.lifecycle, &owned.id);
+        match tokio::time::timeout(DELETE_LIMIT, suspension).await {
+            Ok(Ok(())) => self.suspended.store(true, Ordering::Relaxed),
+            Ok(Err(error)) => {
+                warn!(sandbox_id = %owned.id, %error, "The sandbox could not be suspended.");
+            }
+            Err(_) => warn!(sandbox_id = %owned.id, "The sandbox was not suspended in time."),
+        }
+    }
+
     async fn delete_owned(&self) -> Result<(), String> {
         let Some(OwnedSandbox { id, name }) = self.owned.take() else { return Ok(()) };
-        let deletion = delete(&self.client, &self.lifecycle, &id);
-        match tokio::time::timeout(DELETE_LIMIT, deletion).await {
+        match tokio::time::timeout(DELETE_LIMIT, delete(&self.client, &self.lifecycle, &id)).await {
             Ok(Ok(())) => {
                 self.record.forget(&name).await;
                 Ok(())
@@ -477,6 +482,18 @@ impl Inner {
             Ok(Err(error)) => Err(format!("the sandbox {id} could not be deleted: {error}")),
             Err(_) => Err(format!("the sandbox {id} was not deleted within {DELETE_LIMIT:?}")),
         }
+    }
+}
+
+/// Deletes a sandbox, bounded by ten seconds.
+pub(crate) async fn delete_within_limit(
+    client: &Client,
+    lifecycle: &Lifecycle,
+    id: &str,
+) -> Result<(), EnvironmentError> {
+    match tokio::time::timeout(DELETE_LIMIT, delete(client, lifecycle, id)).await {
+        Ok(deleted) => deleted.map_err(|error| error.in_environment("the deletion of the sandbox")),
+        Err(_) => Err(unavailable(format!("it was not deleted within {DELETE_LIMIT:?}"))),
     }
 }
 
@@ -535,7 +552,12 @@ fn cut_off() -> EnvironmentError {
     unavailable("the creation of a sandbox was cut off".to_owned())
 }
 
-async fn reap(client: Client, lifecycle: Lifecycle, record: Record, sandbox: OwnedSandbox) {
+pub(crate) async fn reap(
+    client: Client,
+    lifecycle: Lifecycle,
+    record: Record,
+    sandbox: OwnedSandbox,
+) {
     let OwnedSandbox { id, name } = sandbox;
     match tokio::time::timeout(DELETE_LIMIT, delete(&client, &lifecycle, &id)).await {
         Ok(Ok(())) => record.forget(&name).await,

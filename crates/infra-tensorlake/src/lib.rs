@@ -16,6 +16,7 @@ mod bring_in;
 mod client;
 mod commands;
 mod config;
+mod creation;
 mod description;
 mod emit;
 mod environment;

@@ -372,3 +372,13 @@ pub(crate) async fn resume(
     let sent = client.send(request, Repeatable::Yes, &[409]).await;
     sent.map(drop).map_err(|error| error.in_environment("the resumption of the sandbox"))
 }
+
+/// Asks for a sandbox to stand still. The server may go on with that after its answer.
+pub(crate) async fn suspend(
+    client: &Client,
+    lifecycle: &Lifecycle,
+    id: &str,
+) -> Result<(), RequestError> {
+    let url = format!("{}/suspend", lifecycle.sandbox(id));
+    client.send(client.request(Method::POST, &url), Repeatable::Yes, &[]).await.map(drop)
+}

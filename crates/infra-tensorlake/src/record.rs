@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use forge_domain::{BoxedError, EnvironmentError, EnvironmentKind, SandboxRecord};
+use forge_domain::{BoxedError, EnvironmentError, EnvironmentKind, KeptSandbox, SandboxRecord};
 use tracing::warn;
 
 use crate::lifecycle::SandboxName;
@@ -43,8 +43,24 @@ impl Record {
         self.tell(name, move |record, name| record.identify(name, &id)).await;
     }
 
-    pub(crate) async fn keep(&self, name: &SandboxName) {
-        self.tell(name, |record, name| record.keep(name)).await;
+    pub(crate) async fn keep(&self, name: &SandboxName, state: Option<Vec<u8>>) {
+        self.tell(name, move |record, name| record.keep(name, state.as_deref())).await;
+    }
+
+    /// The one that was kept and can be gone on with.
+    pub(crate) async fn kept(&self) -> Result<Option<KeptSandbox>, EnvironmentError> {
+        let Some(record) = self.0.clone() else { return Ok(None) };
+        let kept = match tokio::task::spawn_blocking(move || record.kept()).await {
+            Ok(kept) => kept,
+            Err(error) => Err(error.into()),
+        };
+        kept.map_err(|source| failed("the sandbox that was kept cannot be found out", source))
+    }
+
+    /// Before anything happens in one that was kept.
+    pub(crate) async fn take_up(&self, name: &SandboxName) -> Result<(), EnvironmentError> {
+        let written = self.write(name, |record, name| record.take_up(name)).await;
+        written.map_err(|source| failed("the sandbox cannot be put on record", source))
     }
 
     /// Whoever looks for it later finds that it is gone.

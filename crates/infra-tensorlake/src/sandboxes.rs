@@ -1,21 +1,17 @@
 //! Sandboxes that another process has made and left behind: how they stand, what was changed in them, their end.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use forge_domain::{EnvironmentError, WorkspaceLocation};
 
 use crate::address::Lifecycle;
 use crate::bring_back::GuestState;
 use crate::client::Client;
-use crate::environment::TensorlakeEnvironment;
+use crate::environment::{TensorlakeEnvironment, delete_within_limit};
 use crate::failure::unavailable;
-use crate::lifecycle::{Standing, delete, find, known, standing};
+use crate::lifecycle::{Standing, find, known, standing};
 use crate::wire::SandboxResponse;
 use crate::{ConfigError, TensorlakeConfig};
-
-/// How long a deletion may take, its attempts included.
-const DELETE_LIMIT: Duration = Duration::from_secs(10);
 
 /// How a sandbox stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,12 +123,6 @@ impl Sandboxes {
     /// # Cancel safety
     /// It may be deleted or not.
     pub async fn delete(&self, id: &str) -> Result<(), EnvironmentError> {
-        let deletion = delete(&self.client, &self.lifecycle, id);
-        match tokio::time::timeout(DELETE_LIMIT, deletion).await {
-            Ok(deleted) => {
-                deleted.map_err(|error| error.in_environment("the deletion of the sandbox"))
-            }
-            Err(_) => Err(unavailable(format!("it was not deleted within {DELETE_LIMIT:?}"))),
-        }
+        delete_within_limit(&self.client, &self.lifecycle, id).await
     }
 }

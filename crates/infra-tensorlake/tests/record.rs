@@ -5,7 +5,9 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use forge_domain::{BoxedError, EnvironmentError, Lifecycle, SandboxRecord, WorkspaceLocation};
+use forge_domain::{
+    BoxedError, EnvironmentError, KeptSandbox, Lifecycle, SandboxRecord, WorkspaceLocation,
+};
 use forge_infra_tensorlake::{
     FoundSandbox, SandboxStanding, Sandboxes, TensorlakeConfig, TensorlakeEnvironment,
 };
@@ -22,6 +24,7 @@ const SANDBOXES: &str = "/v1/namespaces/default/sandboxes";
 struct Book {
     lines: Mutex<Vec<String>>,
     refuses: bool,
+    kept: Option<KeptSandbox>,
 }
 
 impl Book {
@@ -49,8 +52,16 @@ impl SandboxRecord for Book {
         self.write("fill", name)
     }
 
-    fn keep(&self, name: &str) -> Result<(), BoxedError> {
+    fn keep(&self, name: &str, _state: Option<&[u8]>) -> Result<(), BoxedError> {
         self.write("keep", name)
+    }
+
+    fn kept(&self) -> Result<Option<KeptSandbox>, BoxedError> {
+        Ok(self.kept.clone())
+    }
+
+    fn take_up(&self, name: &str) -> Result<(), BoxedError> {
+        self.write("take up", name)
     }
 
     fn forget(&self, name: &str) -> Result<(), BoxedError> {
@@ -234,4 +245,39 @@ async fn another_process_sees_how_one_stands_by_its_id_or_name() {
     assert_eq!(sandboxes.look("forge-d").await.unwrap(), None);
     let error = sandboxes.adopt("a", workspace(), b"nonsense", []).await.unwrap_err();
     assert!(error.to_string().contains("makes no sense"), "{error}");
+}
+
+#[tokio::test]
+async fn one_that_was_kept_without_a_state_is_deleted_before_another_is_asked_for() {
+    let server = MockServer::start().await;
+    let kept = KeptSandbox {
+        name: "forge-12345678901234567890".to_owned(),
+        id: "sb0".to_owned(),
+        state: None,
+    };
+    let book = Arc::new(Book { kept: Some(kept), ..Book::default() });
+    answers(&server, "DELETE", "/sb0", &book, ResponseTemplate::new(404)).await;
+    answers(&server, "POST", "", &book, running(&server)).await;
+    answers(&server, "DELETE", "/sb1", &book, ResponseTemplate::new(200)).await;
+    let environment = sandbox(config(&server), &book);
+    environment.prepare().await.unwrap();
+    environment.close().await.unwrap();
+    let expected = ["DELETE", "forget", "begin", "POST", "identify sb1", "DELETE", "forget"];
+    assert_eq!(book.lines(), expected);
+}
+
+#[tokio::test]
+async fn what_is_kept_stays_where_the_server_cannot_be_asked_for_it() {
+    let server = MockServer::start().await;
+    let kept = KeptSandbox {
+        name: "forge-12345678901234567890".to_owned(),
+        id: "sb0".to_owned(),
+        state: None,
+    };
+    let book = Arc::new(Book { kept: Some(kept), ..Book::default() });
+    answers(&server, "DELETE", "/sb0", &book, ResponseTemplate::new(403)).await;
+    let environment = sandbox(config(&server), &book);
+    environment.prepare().await.unwrap_err();
+    environment.close().await.unwrap();
+    assert_eq!(book.lines(), ["DELETE"], "nothing is forgotten, and no other one is made");
 }

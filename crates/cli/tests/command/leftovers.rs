@@ -15,26 +15,26 @@ use crate::harness::{Ended, Server, World, run, send, wait, wait_until};
 use crate::serve::Serving;
 use crate::terminal::Screen;
 
-const KEY: &str = "k3y";
+pub(crate) const KEY: &str = "k3y";
 
 /// Says when it has written the first file, and when it has written the second.
 const WORK: &str = "echo one >made; echo first; sleep 0.3; echo two >later; echo second";
 
 /// A server that other worlds use.
-struct Cloud {
+pub(crate) struct Cloud {
     _world: World,
-    serving: Serving,
+    pub(crate) serving: Serving,
 }
 
 impl Cloud {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let world = World::new();
         let serving = Serving::start(&world, &["--api-key", KEY]);
         Self { _world: world, serving }
     }
 
     /// `forge` of a world with the server and the key in its variables.
-    fn forge(&self, world: &World, arguments: &[&str]) -> Command {
+    pub(crate) fn forge(&self, world: &World, arguments: &[&str]) -> Command {
         let mut command = self.keyless(world, arguments);
         command.env("TENSORLAKE_API_KEY", KEY);
         command
@@ -47,7 +47,7 @@ impl Cloud {
     }
 
     /// The sandboxes that are alive, whoever made them.
-    fn alive(&self) -> usize {
+    pub(crate) fn alive(&self) -> usize {
         let answer = self.serving.ask("GET /v1/namespaces/default/sandboxes", KEY, "");
         answer.matches("\"status\":").count()
     }
@@ -69,23 +69,23 @@ impl Cloud {
         child
     }
 
-    fn prune(&self, world: &World) -> Ended {
+    pub(crate) fn prune(&self, world: &World) -> Ended {
         run(&mut self.forge(world, &["session", "prune"]))
     }
 
-    fn end(self) {
+    pub(crate) fn end(self) {
         send(&self.serving.child, Signal::TERM);
         assert_eq!(wait(self.serving.child).code, Some(0));
     }
 }
 
-fn first_line(child: &mut Child) -> String {
+pub(crate) fn first_line(child: &mut Child) -> String {
     let mut line = String::new();
     BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
     line.trim_end().to_owned()
 }
 
-fn in_project(world: &World, name: &str) -> Option<String> {
+pub(crate) fn in_project(world: &World, name: &str) -> Option<String> {
     fs::read_to_string(world.project().join(name)).ok()
 }
 
@@ -336,10 +336,10 @@ fn a_microvm_that_was_kept_is_left_alone_until_it_is_stopped() {
     let pruned = cloud.prune(&world);
     assert_eq!((pruned.code, cloud.alive()), (Some(0), 1), "{pruned:?}");
     assert!(pruned.stderr.contains(" was kept on purpose; "), "{pruned:?}");
-    let again = run(&mut cloud.forge(&world, &["exec", "--", "cat", "made"]));
+    let again = run(&mut cloud.forge(&world, &["exec", "--keep-vm", "--", "cat", "made"]));
     assert_eq!((again.stdout.as_str(), cloud.alive()), ("x\n", 1), "{again:?}");
     let listed = run(&mut cloud.forge(&world, &["session", "list"])).stdout;
-    assert!(listed.contains(": running, kept on purpose\n"), "{listed}");
+    assert!(listed.contains(": suspended, kept on purpose\n"), "{listed}");
     let id = listed.split(' ').next().unwrap();
     let stopped = run(&mut cloud.forge(&world, &["session", "stop", id]));
     assert_eq!((stopped.code, cloud.alive()), (Some(0), 0), "{stopped:?}");

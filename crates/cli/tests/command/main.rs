@@ -18,8 +18,9 @@ mod hostile;
 mod leftovers;
 mod live;
 #[cfg(target_os = "linux")]
-mod sandbox;
+mod resume;
 #[cfg(target_os = "linux")]
+mod sandbox;
 mod serve;
 #[cfg(target_os = "linux")]
 mod setup;

@@ -136,15 +136,26 @@ impl OpenSession {
         })
     }
 
-    /// Notes that a microVM stays, since somebody asked for that.
+    /// Notes that a microVM stays, since somebody asked for that, and that all that was changed in it is here.
     ///
     /// # Errors
     /// It cannot be written down.
     pub fn keep_microvm(&self, name: &str) -> Result<(), SessionError> {
-        self.forget_microvm_state()?;
+        self.set_use(name, MicrovmUse::Kept)
+    }
+
+    /// Notes that a microVM that was kept is used again.
+    ///
+    /// # Errors
+    /// It cannot be written down.
+    pub fn take_up_microvm(&self, name: &str) -> Result<(), SessionError> {
+        self.set_use(name, MicrovmUse::Session)
+    }
+
+    fn set_use(&self, name: &str, r#use: MicrovmUse) -> Result<(), SessionError> {
         self.change_microvms(|all| {
             for microvm in all.iter_mut().filter(|microvm| microvm.name == name) {
-                microvm.r#use = MicrovmUse::Kept;
+                microvm.r#use = r#use;
             }
         })
     }
@@ -155,7 +166,7 @@ impl OpenSession {
     /// It cannot be written down.
     pub fn forget_microvm(&self, name: &str) -> Result<(), SessionError> {
         self.change_microvms(|all| all.retain(|microvm| microvm.name != name))?;
-        if self.meta().awaits_a_microvm() { Ok(()) } else { self.forget_microvm_state() }
+        if self.meta().microvms.is_empty() { self.forget_microvm_state() } else { Ok(()) }
     }
 
     /// To be called before the host is looked at for a microVM: what is changed on the host later is not what the microVM has.

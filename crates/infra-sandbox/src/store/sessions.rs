@@ -181,6 +181,10 @@ impl SessionStore {
                 for session in candidates.filter(|session| !session.awaits_a_microvm()) {
                     match self.open_existing(&session.id, place) {
                         Ok(open) if open.holds_anything().unwrap_or(false) => return Ok(open),
+                        // It may hold something there.
+                        Ok(open) if place == Place::Microvm && !open.microvms().is_empty() => {
+                            return Ok(open);
+                        }
                         // Left behind by a kill before anything was written.
                         Ok(open) => drop(open.end()),
                         Err(

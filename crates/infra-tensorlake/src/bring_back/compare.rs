@@ -22,6 +22,23 @@ pub(crate) struct Known {
     pub(crate) kept: BTreeMap<PathBuf, Kept>,
 }
 
+impl Known {
+    /// What came back and is there.
+    pub(crate) fn kept_paths(&self) -> impl Iterator<Item = PathBuf> {
+        let there = |(_, kept): &(&PathBuf, &Kept)| kept.stat().is_some();
+        self.kept.iter().filter(there).map(|(path, _)| path.clone())
+    }
+
+    /// Whether the guest has a directory there; `None` where it has nothing.
+    pub(crate) fn has_a_directory_at(&self, path: &Path) -> Option<bool> {
+        let stat = match self.kept.get(path) {
+            Some(kept) => kept.stat()?,
+            None => self.begun.get(path)?,
+        };
+        Some(stat.kind == GuestKind::Directory)
+    }
+}
+
 /// What is kept of a path.
 #[derive(Debug, Clone)]
 pub(crate) enum Kept {
@@ -38,7 +55,7 @@ impl Kept {
         self.stat().is_some_and(|stat| stat.kind == GuestKind::Directory)
     }
 
-    fn stat(&self) -> Option<&GuestStat> {
+    pub(super) fn stat(&self) -> Option<&GuestStat> {
         match self {
             Self::There(stat, _) => Some(stat),
             Self::Nothing | Self::Unseen => None,

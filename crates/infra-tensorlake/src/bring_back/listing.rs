@@ -8,7 +8,8 @@ use std::path::{Component, Path, PathBuf};
 
 /// Prints the list and the rules, compressed where that can be. `$1` is `settle` where what was written just now has to
 /// be told apart from what is written next: the clock for inodes goes in steps of a few milliseconds.
-pub(crate) const LIST_TREE: &str = r#"find "$K" -maxdepth 0 -printf '' 2>/dev/null || { echo "lacks GNU find"; exit; }
+pub(crate) const LIST_TREE: &str = r#"mkdir -p -- "$K"
+find "$K" -maxdepth 0 -printf '' 2>/dev/null || { echo "lacks GNU find"; exit; }
 cd -P -- "$W" || exit
 [ "$1" != settle ] || sleep 0.03
 refs() {

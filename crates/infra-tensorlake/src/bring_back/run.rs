@@ -97,11 +97,19 @@ impl Inner {
             .bring_back
             .known()
             .as_ref()
-            .map(|known| GuestState::write(&known.sandbox, &self.scratch, &known.begun));
+            .map(|known| GuestState::write(known, &self.scratch, None));
         match state {
             Some(state) => self.record.fill(&self.owned_name(), state).await,
             None => Ok(()),
         }
+    }
+
+    /// What whoever goes on with this sandbox needs; `None` where the project is not in it.
+    pub(crate) async fn whole_state(&self) -> Option<Vec<u8>> {
+        let sandbox = self.bring_back.known().as_ref()?.sandbox.clone();
+        let sent = self.bring_in.sent(&sandbox).await?;
+        let known = self.bring_back.known();
+        Some(GuestState::write(known.as_ref()?, &self.scratch, Some(&sent)))
     }
 
     async fn bring_back<K: ReturnKeeper + 'static>(

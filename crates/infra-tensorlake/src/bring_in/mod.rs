@@ -3,6 +3,7 @@
 //! One archive in pieces, unpacked beside its check: the guest's own hash of what arrived, and how many paths came of
 //! it. A workspace that is not whole carries no mark, and nothing is done in one without it.
 
+mod go_on;
 mod history;
 mod pack;
 mod run;
@@ -10,4 +11,5 @@ mod take_in;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use pack::SentPath;
 pub(crate) use run::{BringIn, MARK as PROJECT_MARK};

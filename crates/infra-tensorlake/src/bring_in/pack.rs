@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use bytes::{Bytes, BytesMut};
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use forge_domain::{Digest, SourceEntry, SourcePath, WorkspaceSource};
+use forge_domain::{Digest, SourceEntry, SourcePath, SourceStamp, WorkspaceSource};
 use ring::digest::{Context, SHA256};
 use tar::{Builder, EntryType, Header};
 use tokio::sync::mpsc;
@@ -17,9 +17,9 @@ use crate::progress::{Progress, Telling};
 use crate::upload::UPLOAD_PIECE_BYTES;
 
 /// What was sent of a path.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SentPath {
-    pub(crate) one: SourcePath,
+    pub(crate) stamp: SourceStamp,
     /// What a file held.
     pub(crate) digest: Option<Digest>,
 }
@@ -62,7 +62,7 @@ pub(crate) fn pack(
         if !is_as_listed {
             packed.changed.push(one.path.clone());
         }
-        packed.sent.insert(one.path.clone(), SentPath { one, digest });
+        packed.sent.insert(one.path, SentPath { stamp: one.stamp, digest });
     }
     let pieces = builder.into_inner()?.finish()?;
     packed.hash = pieces.finish()?;

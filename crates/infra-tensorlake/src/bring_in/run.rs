@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use forge_domain::{
@@ -14,6 +14,7 @@ use tokio::sync::{Mutex as AsyncMutex, mpsc};
 use tracing::{info, warn};
 
 use super::pack::{Packed, SentPath, pack};
+use crate::bring_back::GuestState;
 use crate::environment::{Inner, TensorlakeEnvironment};
 use crate::failure::{RequestError, unavailable};
 use crate::guest::word;
@@ -59,16 +60,38 @@ echo "ok $(find . -mindepth 1 -printf x | wc -c)"
 
 /// What was brought in.
 #[derive(Debug, Default)]
-pub(crate) struct BringIn(pub(super) AsyncMutex<Sent>);
+pub(crate) struct BringIn {
+    pub(super) sent: AsyncMutex<Sent>,
+    /// What a sandbox has that is to be gone on with.
+    pub(super) resumed: Mutex<Option<Arc<GuestState>>>,
+}
+
+impl BringIn {
+    /// Has the next use go on with what this sandbox has.
+    pub(crate) fn resume(&self, state: GuestState) {
+        *self.resumed() = Some(Arc::new(state));
+    }
+
+    pub(super) fn resumed(&self) -> MutexGuard<'_, Option<Arc<GuestState>>> {
+        // What is in it is replaced as a whole.
+        self.resumed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What was sent, to this sandbox.
+    pub(crate) async fn sent(&self, sandbox: &str) -> Option<BTreeMap<PathBuf, SentPath>> {
+        let sent = self.sent.lock().await;
+        (sent.sandbox.as_deref() == Some(sandbox)).then(|| sent.paths.clone())
+    }
+}
 
 #[derive(Debug, Default)]
 pub(super) struct Sent {
     /// The sandbox that has it.
     pub(super) sandbox: Option<String>,
     pub(super) paths: BTreeMap<PathBuf, SentPath>,
-    left_out: Vec<LeftOut>,
+    pub(super) left_out: Vec<LeftOut>,
     /// What is to be said of the history.
-    history: Option<String>,
+    pub(super) history: Option<String>,
 }
 
 impl TensorlakeEnvironment {
@@ -82,7 +105,7 @@ impl TensorlakeEnvironment {
     /// Call it again to be sure.
     pub async fn bring_in_anew(&self) -> Result<(), EnvironmentError> {
         let inner = &self.inner;
-        let mut sent = inner.bring_in.0.lock().await;
+        let mut sent = inner.bring_in.sent.lock().await;
         let (Some(_), Some(mark)) = (&sent.sandbox, inner.project_mark()) else { return Ok(()) };
         let text = format!("rm -f -- {}", word(mark.as_os_str()));
         inner
@@ -93,6 +116,7 @@ impl TensorlakeEnvironment {
             .await?;
         *sent = Sent::default();
         *inner.bring_back.known() = None;
+        *inner.bring_in.resumed() = None;
         Ok(())
     }
 
@@ -104,7 +128,7 @@ impl TensorlakeEnvironment {
     /// What is to be said of the project's history once the project was brought in: that it stayed behind and why, or that
     /// it is not whole. `None` where it is whole, or there is none.
     pub async fn history_note(&self) -> Option<String> {
-        self.inner.bring_in.0.lock().await.history.clone()
+        self.inner.bring_in.sent.lock().await.history.clone()
     }
 }
 
@@ -113,11 +137,25 @@ impl Inner {
     /// meanwhile waits.
     pub(crate) async fn bring_in(&self, guest: &Guest) -> Result<(), EnvironmentError> {
         let Some(source) = &self.config.source else { return Ok(()) };
-        let mut sent = self.bring_in.0.lock().await;
+        let mut sent = self.bring_in.sent.lock().await;
         if sent.sandbox.as_ref() == Some(&guest.ready.id) {
             return Ok(());
         }
         let telling = Arc::new(Telling::begin(self.config.progress.as_ref(), Progress::Listing));
+        let resumed = self.bring_in.resumed().clone();
+        if let Some(state) = resumed.filter(|state| state.sandbox == guest.ready.id) {
+            match self.go_on(guest, source, &state).await {
+                Ok(gone_on) => {
+                    *sent = gone_on;
+                    *self.bring_in.resumed() = None;
+                    return Ok(());
+                }
+                Err(error) if error.is_retryable() => return Err(error),
+                Err(error) => {
+                    warn!(%error, "What the sandbox has cannot be gone on with; the project goes in anew.");
+                }
+            }
+        }
         let listing = listed(source, |source| source.begin()).await?;
         info!(
             paths = listing.paths.len(),
@@ -127,21 +165,27 @@ impl Inner {
         self.begin_bring_in(guest).await?;
         let expected = listing.paths.len();
         let paths = self.send_all(guest, source, listing.paths, Some(expected), &telling).await?;
-        let mark = word(guest.scratch.join(MARK).as_os_str());
-        let directory = word(self.workspace.working_directory.as_os_str());
         let history = self.bring_history(guest, &listing.left_out).await?;
         self.begin_bring_back(guest).await?;
+        self.set_mark(guest).await?;
+        *self.bring_in.resumed() = None;
+        let (sandbox, left_out) = (Some(guest.ready.id.clone()), listing.left_out);
+        *sent = Sent { sandbox, paths, left_out, history };
+        Ok(())
+    }
+
+    /// The project is whole there.
+    pub(super) async fn set_mark(&self, guest: &Guest) -> Result<(), EnvironmentError> {
+        let mark = word(guest.scratch.join(MARK).as_os_str());
+        let directory = word(self.workspace.working_directory.as_os_str());
         // The working directory may be one that stays behind.
         let text = format!("mkdir -p -- {directory} && : >{mark}");
         let marked = guest.script(&Script::new(text, [])).await;
         match marked {
-            Ok(output) if output.status == 0 => {}
-            Ok(output) => return Err(self.refused(guest, &output.complaint)),
-            Err(error) => return Err(error.in_environment(OPERATION)),
+            Ok(output) if output.status == 0 => Ok(()),
+            Ok(output) => Err(self.refused(guest, &output.complaint)),
+            Err(error) => Err(error.in_environment(OPERATION)),
         }
-        let (sandbox, left_out) = (Some(guest.ready.id.clone()), listing.left_out);
-        *sent = Sent { sandbox, paths, left_out, history };
-        Ok(())
     }
 
     /// Sees to it that the workspace is empty. What an attempt before this one left there goes; what somebody else has there
@@ -255,7 +299,7 @@ impl Inner {
 
     /// What stayed behind, once the project is there.
     pub(crate) async fn left_out(&self) -> Vec<LeftOut> {
-        self.bring_in.0.lock().await.left_out.clone()
+        self.bring_in.sent.lock().await.left_out.clone()
     }
 }
 
@@ -266,7 +310,7 @@ pub(super) async fn list(
     listed(source, |source| source.list()).await
 }
 
-async fn listed(
+pub(super) async fn listed(
     source: &Arc<dyn WorkspaceSource>,
     list: impl FnOnce(&dyn WorkspaceSource) -> Result<SourceListing, SourceError> + Send + 'static,
 ) -> Result<SourceListing, EnvironmentError> {

@@ -1,12 +1,15 @@
 //! What the host has changed since the project was brought in, brought in as well.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use forge_domain::{Digest, EnvironmentError, SourceEntry, SourcePath, TakenIn, WorkspaceSource};
+use forge_domain::{
+    Digest, EnvironmentError, SourceEntry, SourceListing, SourcePath, TakenIn, WorkspaceSource,
+};
 
 use super::pack::SentPath;
 use super::run::{OPERATION, list};
@@ -27,13 +30,22 @@ printf %s "$1" | base64 -d | xargs -0 sh -c 'for p; do
 done' sh && echo ok
 "#;
 
+/// Whose version stays where both have another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Precedence {
+    /// Each keeps its own, and it is said.
+    Nobody,
+    /// The host's: all that the guest had changed was handed over to it before.
+    Host,
+}
+
 /// What becomes of a path that the host has changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
     /// The guest left it alone: it follows the host.
     Follows,
-    /// Both have the same now.
-    Agrees,
+    /// Both have the same now: of a file, this.
+    Agrees(Option<Digest>),
     /// Both have changed it.
     Conflicts,
 }
@@ -42,7 +54,7 @@ impl Inner {
     /// Brings in what the host has changed since the last time. What the guest has changed has to be handed over before.
     pub(crate) async fn take_in(&self) -> Result<TakenIn, EnvironmentError> {
         let Some(source) = &self.config.source else { return Ok(TakenIn::default()) };
-        let mut sent = self.bring_in.0.lock().await;
+        let mut sent = self.bring_in.sent.lock().await;
         if sent.sandbox.is_none() {
             return Ok(TakenIn::default());
         }
@@ -52,6 +64,18 @@ impl Inner {
             return Ok(TakenIn::default());
         }
         let listing = list(source).await?;
+        self.follow(&guest, source, &mut sent.paths, &listing, Precedence::Nobody).await
+    }
+
+    /// Brings in what the host has otherwise than it was sent.
+    pub(super) async fn follow(
+        &self,
+        guest: &Guest,
+        source: &Arc<dyn WorkspaceSource>,
+        sent: &mut BTreeMap<PathBuf, SentPath>,
+        listing: &SourceListing,
+        precedence: Precedence,
+    ) -> Result<TakenIn, EnvironmentError> {
         let is_there = |path: &Path| {
             listing
                 .paths
@@ -61,27 +85,36 @@ impl Inner {
                 })
                 .is_ok()
         };
-        let mut gone: Vec<PathBuf> =
-            sent.paths.keys().filter(|path| !is_there(path)).cloned().collect();
-        let is_new = |one: &&SourcePath| {
-            sent.paths.get(&one.path).is_none_or(|sent| sent.one.stamp != one.stamp)
-        };
+        let mut before: BTreeSet<PathBuf> = sent.keys().cloned().collect();
+        if precedence == Precedence::Host {
+            before.extend(self.bring_back.known().iter().flat_map(|known| known.kept_paths()));
+        }
+        let mut gone: Vec<PathBuf> = before.into_iter().filter(|path| !is_there(path)).collect();
+        let is_new =
+            |one: &&SourcePath| sent.get(&one.path).is_none_or(|sent| sent.stamp != one.stamp);
         let changed: Vec<SourcePath> = listing.paths.iter().filter(is_new).cloned().collect();
         let mut taken_in = TakenIn::default();
         if gone.is_empty() && changed.is_empty() {
             return Ok(taken_in);
         }
         let mut following = Vec::new();
+        let mut in_the_way = Vec::new();
         for one in changed {
             let path = one.path.clone();
-            match self.fate(source, sent.paths.get(&path), &path, Some(&one)).await {
-                Fate::Follows => following.push(one),
-                fate => {
-                    if fate == Fate::Conflicts {
-                        taken_in.conflicts.push(path.clone());
+            match self.fate(source, sent.get(&path), &path, Some(&one), precedence).await {
+                Fate::Follows => {
+                    if self.is_in_the_way(&one) {
+                        in_the_way.push(path);
                     }
-                    let digest = sent.paths.get(&path).and_then(|sent| sent.digest);
-                    sent.paths.insert(path, SentPath { one, digest });
+                    following.push(one);
+                }
+                Fate::Agrees(digest) => {
+                    sent.insert(path, SentPath { stamp: one.stamp, digest });
+                }
+                Fate::Conflicts => {
+                    taken_in.conflicts.push(path.clone());
+                    let digest = sent.get(&path).and_then(|sent| sent.digest);
+                    sent.insert(path, SentPath { stamp: one.stamp, digest });
                 }
             }
         }
@@ -89,12 +122,12 @@ impl Inner {
         // The deepest first.
         gone.reverse();
         for path in gone {
-            match self.fate(source, sent.paths.get(&path), &path, None).await {
+            match self.fate(source, sent.get(&path), &path, None, precedence).await {
                 Fate::Follows => removed.push(path.clone()),
-                Fate::Agrees => {}
+                Fate::Agrees(_) => {}
                 Fate::Conflicts => taken_in.conflicts.push(path.clone()),
             }
-            sent.paths.remove(&path);
+            sent.remove(&path);
         }
         taken_in.conflicts.sort();
         taken_in.updated_paths = (following.len() + removed.len()) as u64;
@@ -103,18 +136,44 @@ impl Inner {
         }
         let telling = Telling::begin(self.config.progress.as_ref(), Progress::Listing);
         let telling = Arc::new(telling);
-        self.remove(&guest, &removed).await?;
+        let mut removals = [&removed[..], &in_the_way].concat();
+        removals.sort_by(|left, right| right.cmp(left));
+        self.remove(guest, &removals).await?;
         let following = match following.is_empty() {
             true => Default::default(),
-            false => self.send_all(&guest, source, following, None, &telling).await?,
+            false => self.send_all(guest, source, following, None, &telling).await?,
         };
         let paths: Vec<PathBuf> = following.keys().chain(&removed).cloned().collect();
-        sent.paths.extend(following);
-        self.rebase(&guest, &paths).await?;
+        sent.extend(following);
+        self.rebase(guest, &paths).await?;
         Ok(taken_in)
     }
 
+    /// Whether the guest has something else there than a directory, where that is to be one, or the other way round.
+    fn is_in_the_way(&self, one: &SourcePath) -> bool {
+        let is_directory = matches!(one.entry, SourceEntry::Directory { .. });
+        let known = self.bring_back.known();
+        known
+            .as_ref()
+            .and_then(|known| known.has_a_directory_at(&one.path))
+            .is_some_and(|has| has != is_directory)
+    }
+
     async fn fate(
+        &self,
+        source: &Arc<dyn WorkspaceSource>,
+        sent: Option<&SentPath>,
+        path: &Path,
+        host: Option<&SourcePath>,
+        precedence: Precedence,
+    ) -> Fate {
+        match (self.fate_of(source, sent, path, host).await, precedence) {
+            (Fate::Conflicts, Precedence::Host) => Fate::Follows,
+            (fate, _) => fate,
+        }
+    }
+
+    async fn fate_of(
         &self,
         source: &Arc<dyn WorkspaceSource>,
         sent: Option<&SentPath>,
@@ -138,17 +197,17 @@ impl Inner {
         match (&kept, host) {
             // Only of a sandbox that another process left behind, into which nothing is brought.
             (Kept::Unseen, _) => Fate::Conflicts,
-            (Kept::Nothing, None) => Fate::Agrees,
+            (Kept::Nothing, None) => Fate::Agrees(None),
             (Kept::Nothing, Some(_)) | (Kept::There(..), None) => Fate::Conflicts,
             (Kept::There(stat, digest), Some(host)) => match &host.entry {
-                SourceEntry::Directory { .. } if kept.is_directory() => Fate::Agrees,
+                SourceEntry::Directory { .. } if kept.is_directory() => Fate::Agrees(None),
                 SourceEntry::Symlink { target } if digest.is_none() && *target == stat.target => {
-                    Fate::Agrees
+                    Fate::Agrees(None)
                 }
                 SourceEntry::File { .. } => {
                     let now = digest_of(source, path).await;
                     if digest.is_some() && now == *digest {
-                        Fate::Agrees
+                        Fate::Agrees(now)
                     } else if digest.is_some() && sent.and_then(|sent| sent.digest) == *digest {
                         // It was touched there, and no more.
                         Fate::Follows
