@@ -75,7 +75,7 @@ pub use forge_infra_sandbox::{
 };
 pub use forge_infra_tensorlake::{
     AddressError, ConfigError as TensorlakeConfigError, Progress, ProgressListener, Resources,
-    TensorlakeConfig, TensorlakeEnvironment, wait_for_reapers,
+    TensorlakeConfig, TensorlakeEnvironment, guest_path, wait_for_reapers,
 };
 /// A Tensorlake-compatible server over the embedded sandbox.
 #[cfg(target_os = "linux")]

@@ -1,6 +1,6 @@
 //! What is said of the environment before it is used.
 
-use forge_api::{Describe, EnvironmentError, ForgeAPI, Lifecycle, Limit, limit_text};
+use forge_api::{Describe, EnvironmentError, ForgeAPI, Lifecycle, Limit, guest_path, limit_text};
 #[cfg(target_os = "linux")]
 use forge_api::{SessionMedium, SessionOrigin};
 
@@ -15,6 +15,13 @@ pub(crate) async fn environment(
     choice: &Choice,
 ) -> Result<Vec<(&'static str, String)>, EnvironmentError> {
     let mut lines = vec![("environment", choice.banner())];
+    if let Choice::Tensorlake(_) = choice {
+        let host = &api.workspace().root;
+        let guest = guest_path(host);
+        if guest != *host {
+            lines.push(("project", format!("the project is at {} there", guest.display())));
+        }
+    }
     if !matches!(choice, Choice::Sandbox(_)) {
         return Ok(lines);
     }

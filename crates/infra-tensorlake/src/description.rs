@@ -59,6 +59,13 @@ impl Inner {
             limits.push(Limit::DiskBytes(disk_mb * 1024 * 1024));
         }
         let mut remarks = vec!["This is a virtual machine of its own.".to_owned()];
+        if self.host != self.workspace.root {
+            remarks.push(format!(
+                "What the user calls {:?} is {:?} here.",
+                self.host.display().to_string(),
+                self.workspace.root.display().to_string()
+            ));
+        }
         match config.source {
             Some(_) => remarks.extend(self.remarks_on_the_project().await),
             None => remarks.push(

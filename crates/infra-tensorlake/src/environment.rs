@@ -29,6 +29,7 @@ use crate::failure::{RequestError, closed, unavailable};
 use crate::lifecycle::{
     Beginning, Ready, SandboxName, Standing, delete, look, resume, suspend, wait_until_running,
 };
+use crate::place::guest_location;
 use crate::progress::{Progress, Telling};
 use crate::record::Record;
 use crate::retry::Repeatable;
@@ -56,6 +57,9 @@ pub struct TensorlakeEnvironment {
 pub(crate) struct Inner {
     pub(crate) client: Client,
     pub(crate) config: TensorlakeConfig,
+    /// Where the project is on the host.
+    pub(crate) host: PathBuf,
+    /// Where it is in the guest.
     pub(crate) workspace: WorkspaceLocation,
     /// Where the environment keeps its own files in the guest.
     pub(crate) scratch: PathBuf,
@@ -131,8 +135,8 @@ impl Owned {
 }
 
 impl TensorlakeEnvironment {
-    /// Checks the configuration. Sends nothing. The workspace is made in the guest, at the same path, and is
-    /// empty there.
+    /// Checks the configuration. Sends nothing. The workspace is made in the guest, at the same path or at its
+    /// [`guest_path`](crate::guest_path), and is empty there but for the [project](TensorlakeConfig::source).
     ///
     /// # Errors
     /// [`ConfigError`]: an address, the key or a directory cannot be used.
@@ -177,6 +181,8 @@ impl TensorlakeEnvironment {
         origin: Origin,
     ) -> Result<Self, ConfigError> {
         config.check(&workspace)?;
+        let host = workspace.root.clone();
+        let workspace = guest_location(&workspace);
         let lifecycle = config.lifecycle()?;
         let client = Client::new(&config, &lifecycle)?;
         let record = Record::new(config.record.clone());
@@ -185,6 +191,7 @@ impl TensorlakeEnvironment {
             inner: Arc::new(Inner {
                 client,
                 config,
+                host,
                 workspace,
                 scratch,
                 closing: CancellationToken::new(),

@@ -84,8 +84,16 @@ pub(crate) struct Ended {
 
 impl World {
     pub(crate) fn new() -> Self {
+        Self::of(tempfile::tempdir().unwrap())
+    }
+
+    /// One beneath this directory.
+    pub(crate) fn beneath(directory: &str) -> Self {
+        Self::of(tempfile::tempdir_in(directory).unwrap())
+    }
+
+    fn of(directory: TempDir) -> Self {
         take_signals();
-        let directory = tempfile::tempdir().unwrap();
         fs::create_dir(directory.path().join("home")).unwrap();
         fs::create_dir(directory.path().join("project")).unwrap();
         Self { directory }

@@ -273,3 +273,33 @@ fn a_conversation_goes_on_in_one_sandbox_and_follows_what_is_edited_meanwhile() 
     send(&serving.child, Signal::TERM);
     assert_eq!(wait(serving.child).code, Some(0));
 }
+
+#[test]
+fn a_project_where_a_guest_has_no_room_stands_elsewhere_and_it_is_said() {
+    let server = World::new();
+    let serving = Serving::start(&server, &["--api-key", "k3y"]);
+    // What is beneath /dev is the guest's own.
+    let world = World::beneath("/dev/shm");
+    world.write("project/a", "1\n");
+    let client = serving.client();
+    let options: Vec<&str> = client.split(' ').collect();
+    let host = world.project();
+    let guest = format!("/workspace{}", host.display());
+    let script = "pwd; cat a; echo 2 >a";
+    let ended = run(&mut world.forge(&[&["-v"], &options[..], &["exec", "-c", script]].concat()));
+    assert_eq!(ended.stdout, format!("{guest}\n1\n"), "{}", ended.stderr);
+    assert!(ended.stderr.contains(&format!("the project is at {guest} there")), "{}", ended.stderr);
+    let model = Server::start(Script::shell_commands(1));
+    let mut command = world.forge(&[&options[..], &["-m", "openai/scripted", "-p", "go"]].concat());
+    model.tell(&mut command);
+    let ended = run(&mut command);
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    let request = model.last_request();
+    assert!(request.contains(&guest) && request.contains("What the user calls"), "{request}");
+    let diff = run(&mut world.forge(&["diff", "--name-only"]));
+    assert_eq!(diff.stdout, "a\nsteps.log\n", "{}", diff.stderr);
+    assert_eq!(run(&mut world.forge(&["apply", "--yes"])).code, Some(0));
+    assert_eq!(fs::read_to_string(host.join("a")).unwrap(), "2\n");
+    send(&serving.child, Signal::TERM);
+    assert_eq!(wait(serving.child).code, Some(0));
+}
