@@ -81,6 +81,17 @@ impl Executor {
         }
     }
 
+    /// How many files a microVM has that the project's rules ignore: they end with it.
+    #[must_use]
+    pub fn ignored_in_microvm(&self) -> u64 {
+        match self {
+            #[cfg(target_os = "linux")]
+            Self::Sandbox(_) => 0,
+            Self::Local(_) => 0,
+            Self::Tensorlake(microvm) => microvm.ignored_files(),
+        }
+    }
+
     /// Whether a microVM that was to be kept was suspended at the end, and does not run on.
     #[must_use]
     pub fn is_suspended(&self) -> bool {

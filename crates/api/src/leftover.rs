@@ -279,7 +279,7 @@ impl LeftoverMicrovms {
         keep_commits(&guest, open).await.map_err(|error| reason(&error))?;
         let open = Arc::clone(open);
         // Also where nothing had changed: nobody has counted yet.
-        let counted = blocking(move || open.receive()?.finish(not_returned.ignored_files)).await;
+        let counted = blocking(move || open.receive()?.finish()).await;
         counted.map(Some).map_err(|error| reason(&error))
     }
 }

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -38,6 +39,8 @@ pub struct Microvm {
     kept: Option<Arc<Kept>>,
     /// Whether the project's history goes along, and commits come back.
     has_history: bool,
+    /// What the project's rules ignore of what is in it, when that was last looked at.
+    ignored_files: Arc<AtomicU64>,
     /// On the microVMs that others have left behind.
     leftover: Option<Arc<LeftoverWork>>,
 }
@@ -120,7 +123,8 @@ impl Microvm {
         }
         let has_history = config.history.is_some();
         let guest = TensorlakeEnvironment::new(config, workspace.clone())?;
-        Ok(Self { guest, kept, has_history, leftover: None })
+        let ignored_files = Arc::default();
+        Ok(Self { guest, kept, has_history, ignored_files, leftover: None })
     }
 
     /// Begins to fetch from the microVMs that other runs have left behind, and to delete them. To be called in a runtime.
@@ -144,6 +148,11 @@ impl Microvm {
     /// What of the project stayed behind, once it was brought in.
     pub(crate) async fn left_out(&self) -> Vec<LeftOut> {
         self.guest.left_out().await
+    }
+
+    /// How many files the project's rules ignore of those in it, when it was last looked at.
+    pub(crate) fn ignored_files(&self) -> u64 {
+        self.ignored_files.load(Ordering::Relaxed)
     }
 
     /// What is to be said of the project's history, once the project was brought in.
@@ -186,12 +195,13 @@ impl Microvm {
         if self.has_history {
             keep_commits(&self.guest, session).await?;
         }
-        if let (Some(NotReturned { ignored_files, .. }), false) =
-            (not_returned, session.is_counted())
-        {
-            // Nothing had changed, but it may hold something from before.
-            let session = Arc::clone(session);
-            blocking(move || session.receive()?.finish(ignored_files)).await?;
+        if let Some(NotReturned { ignored_files, .. }) = not_returned {
+            self.ignored_files.store(ignored_files, Ordering::Relaxed);
+            if !session.is_counted() {
+                // Nothing had changed, but it may hold something from before.
+                let session = Arc::clone(session);
+                blocking(move || session.receive()?.finish()).await?;
+            }
         }
         Ok(())
     }
@@ -462,8 +472,9 @@ impl ReturnKeeper for SessionKeeper {
         Ok(())
     }
 
-    fn finish(&mut self, not_returned: &NotReturned) -> Result<(), BoxedError> {
-        self.0.finish(not_returned.ignored_files)?;
+    fn finish(&mut self, _not_returned: &NotReturned) -> Result<(), BoxedError> {
+        // Of what is ignored in the microVM, the session holds nothing.
+        self.0.finish()?;
         Ok(())
     }
 }

@@ -113,6 +113,13 @@ pub(crate) async fn close(api: &ForgeAPI, closing: Closing<'_>, signals: &mut Si
     if let Some(said) = history {
         failure::note(&crate::terminal::clean(&said), paint);
     }
+    let ignored = api.executor().ignored_in_microvm();
+    if ignored > 0 && !choice.is_kept() && closed.is_ok() {
+        let files = if ignored == 1 { "file" } else { "files" };
+        let text =
+            format!("{ignored} ignored {files} ended with the microVM; --keep-vm keeps them");
+        failure::note(&text, paint);
+    }
     if choice.is_kept()
         && let Some(id) = api.executor().remote_id()
     {

@@ -74,10 +74,14 @@ fn a_microvm_that_is_kept_is_suspended_and_gone_on_with_and_follows_the_host() {
     let look = format!("{LOOK}; cat /tmp/outside >&2");
     let ended = exec(&cloud, &world, &["--keep-vm"], &look);
     assert_eq!(ended.stdout, expected, "{}", ended.stderr);
+    assert!(!ended.stderr.contains("ignored"), "{}", ended.stderr);
     assert!(ended.stderr.contains("y\n"), "{}", ended.stderr);
     assert_eq!(only(&cloud), (id.clone(), "suspended".to_owned()));
     // Once more, with nothing to bring in, and then without being kept.
-    assert_eq!(exec(&cloud, &world, &[], LOOK).stdout, expected);
+    let ended = exec(&cloud, &world, &[], LOOK);
+    assert_eq!(ended.stdout, expected);
+    let said = "1 ignored file ended with the microVM; --keep-vm keeps them";
+    assert!(ended.stderr.contains(said), "{}", ended.stderr);
     assert_eq!(cloud.alive(), 0);
     let diff = run(&mut world.forge(&["diff", "--name-only"])).stdout;
     assert_eq!(diff, "a\nc\nk\nm/y\nnew\nof-sandbox\n");

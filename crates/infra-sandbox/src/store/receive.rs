@@ -227,18 +227,14 @@ impl Receiver {
     ///
     /// # Errors
     /// It cannot be read or written down; then nobody knows what the session holds.
-    pub fn finish(&self, ignored_files: u64) -> Result<StoredSummary, SessionError> {
+    pub fn finish(&self) -> Result<StoredSummary, SessionError> {
         let failed = |error| SessionError::io("reading", &self.workspace)(error);
         let (upper, lower) = (self.upper.as_fd(), self.lower.as_fd());
         let changes = change_set(upper, lower).map_err(failed)?;
         self.session.record_bases(upper, lower, &changes).map_err(failed)?;
         rustix::fs::syncfs(&self.upper).map_err(io::Error::from).map_err(failed)?;
         let waiting = self.session.layers_in_use(upper)?.waiting(changes);
-        let counted = waiting.summary();
-        let summary = StoredSummary {
-            changed_files: counted.changed_files,
-            ignored_files: counted.ignored_files + ignored_files,
-        };
+        let summary = waiting.summary();
         self.session.set_summary(summary)?;
         Ok(summary)
     }

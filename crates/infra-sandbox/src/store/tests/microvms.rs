@@ -119,7 +119,7 @@ fn base_of(after: Option<&str>) -> Option<Base> {
     let mut contents: &[u8] = b"session's";
     let file = Returned::File { mode: 0o644, contents: &mut contents };
     receiver.put(Path::new("file"), file, ReturnedOrigin::Workspace).unwrap();
-    receiver.finish(0).unwrap();
+    receiver.finish().unwrap();
     Some(again.layers_unmounted().unwrap().base(Path::new("file")))
 }
 

@@ -49,8 +49,8 @@ fn what_is_taken_in_is_the_sessions_change_set() {
     nothing(&receiver, "gone");
     nothing(&receiver, "d/e");
     nothing(&receiver, "never-there");
-    let summary = receiver.finish(3).unwrap();
-    assert_eq!(summary, StoredSummary { changed_files: 6, ignored_files: 3 });
+    let summary = receiver.finish().unwrap();
+    assert_eq!(summary, StoredSummary { changed_files: 6, ignored_files: 0 });
 
     let expected = [
         ("changed", ChangeKind::Modified),
@@ -76,7 +76,7 @@ fn what_is_taken_in_again_takes_the_place_of_what_was_there() {
     file(&receiver, "changed/now/a/directory", "x", ReturnedOrigin::Session);
     nothing(&receiver, "d");
     file(&receiver, "made", "x", ReturnedOrigin::Session);
-    receiver.finish(0).unwrap();
+    receiver.finish().unwrap();
     let changed = ("changed".to_owned(), ChangeKind::TypeChanged);
     assert!(kinds(&session).contains(&changed), "{:?}", kinds(&session));
 
@@ -87,14 +87,14 @@ fn what_is_taken_in_again_takes_the_place_of_what_was_there() {
     nothing(&receiver, "d/e");
     file(&receiver, "d/new", "n", ReturnedOrigin::Session);
     nothing(&receiver, "made");
-    receiver.finish(0).unwrap();
+    receiver.finish().unwrap();
     let expected = [("d/e/f", ChangeKind::Deleted), ("d/new", ChangeKind::Created)];
     assert_eq!(kinds(&session), expected.map(|(path, kind)| (path.to_owned(), kind)));
 
     // As often as it is said.
     let receiver = session.receive().unwrap();
     nothing(&receiver, "d/e");
-    receiver.finish(0).unwrap();
+    receiver.finish().unwrap();
     let white_out = fs::symlink_metadata(place.store.upper_of(session.id()).join("d/e")).unwrap();
     assert!(white_out.file_type().is_char_device());
 }
@@ -174,7 +174,7 @@ fn what_the_host_changed_since_it_was_sent_is_never_taken_for_what_was() {
     file(&receiver, "changed", "two", ReturnedOrigin::Workspace);
     file(&receiver, "gone", "changed there", ReturnedOrigin::Workspace);
     file(&receiver, "kept", "other", ReturnedOrigin::Workspace);
-    receiver.finish(0).unwrap();
+    receiver.finish().unwrap();
     let layers = session.layers_unmounted().unwrap();
     assert_eq!(layers.base(Path::new("changed")), Base::Unknown);
     assert_eq!(layers.base(Path::new("gone")), Base::Unknown);
