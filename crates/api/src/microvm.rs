@@ -239,9 +239,13 @@ impl Microvm {
         let returned = returned.map_err(|reason| {
             self.guest.keep_running();
             let id = self.guest.id().unwrap_or_default();
+            let way = match kept.session() {
+                Some(session) => format!(" (forge session stop {} tries it again)", session.id()),
+                None => String::new(),
+            };
             format!(
                 "what was changed in the microVM could not be brought back, so {id} was not \
-                 deleted, and stays on record: {reason}"
+                 deleted, and stays on record{way}: {reason}"
             )
         });
         let closed = self.guest.close().await.map_err(|error| reason(&error));

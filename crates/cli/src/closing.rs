@@ -86,6 +86,8 @@ pub(crate) struct Closing<'a> {
     pub(crate) choice: &'a Choice,
     /// What becomes of changes.
     pub(crate) end: End,
+    /// How much is said of what goes without saying.
+    pub(crate) verbose: u8,
     /// What was said of them before.
     #[cfg(target_os = "linux")]
     pub(crate) pending: Pending,
@@ -98,7 +100,7 @@ pub(crate) struct Closing<'a> {
     expect(unused_mut, unused_variables, reason = "there is nothing to apply")
 )]
 pub(crate) async fn close(api: &ForgeAPI, closing: Closing<'_>, signals: &mut Signals) -> Closed {
-    let Closing { choice, end, paint, .. } = closing;
+    let Closing { choice, end, verbose, paint, .. } = closing;
     let mut done = Closed::default();
     let left_out = api.executor().left_out().await;
     let history = api.executor().history_note().await;
@@ -107,7 +109,7 @@ pub(crate) async fn close(api: &ForgeAPI, closing: Closing<'_>, signals: &mut Si
     for ended in api.executor().take_ended_microvms() {
         crate::microvms::say(&ended, paint);
     }
-    if let Some(said) = said_of(&left_out) {
+    if let Some(said) = said_of(&left_out, verbose) {
         failure::note(&said, paint);
     }
     if let Some(said) = history {
@@ -182,8 +184,8 @@ fn said_of_kept(api: &ForgeAPI, id: &str) -> String {
 }
 
 /// What stayed on this machine though somebody may miss it, in words.
-fn said_of(left_out: &[LeftOut]) -> Option<String> {
-    let missed = |left: &&LeftOut| left.reason != LeftOutReason::Ignored;
+fn said_of(left_out: &[LeftOut], verbose: u8) -> Option<String> {
+    let missed = |left: &&LeftOut| left.reason != LeftOutReason::Ignored || verbose > 0;
     let mut by_reason = std::collections::BTreeMap::<LeftOutReason, Vec<&LeftOut>>::new();
     for left in left_out.iter().filter(missed) {
         by_reason.entry(left.reason).or_default().push(left);
@@ -206,4 +208,21 @@ fn said_of(left_out: &[LeftOut]) -> Option<String> {
 fn waiting(id: &SessionId) -> Option<String> {
     let state = crate::executor::store_directory().ok()?;
     commits::waiting(&SessionStore::new(state), id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_ignored_is_said_only_where_more_is_asked_for() {
+        let left = |path: &str, reason| LeftOut { path: path.into(), reason };
+        let ignored =
+            [left("target", LeftOutReason::Ignored), left("x.log", LeftOutReason::Ignored)];
+        assert_eq!(said_of(&ignored, 0), None);
+        let expected = "not brought into the microVM: target and 1 more (ignored)";
+        assert_eq!(said_of(&ignored, 1).as_deref(), Some(expected));
+        let secret = [left(".env", LeftOutReason::Secret)];
+        assert!(said_of(&secret, 0).is_some());
+    }
 }

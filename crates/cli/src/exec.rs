@@ -101,6 +101,7 @@ pub(crate) async fn run(
     let closing = Closing {
         choice: &settings.choice,
         end: End::of_command(&settings, stopping.ended_by.is_some()),
+        verbose: settings.verbose,
         #[cfg(target_os = "linux")]
         pending: crate::pending::Pending::default(),
         paint,

@@ -98,6 +98,7 @@ async fn converse(
     let closing = Closing {
         choice: &settings.choice,
         end: End::of(&settings, is_interrupted),
+        verbose: settings.verbose,
         #[cfg(target_os = "linux")]
         pending: crate::pending::Pending::default(),
         paint,

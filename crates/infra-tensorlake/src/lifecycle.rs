@@ -47,6 +47,11 @@ impl Ready {
         }
     }
 
+    /// Whether it is reached without a network, over which it pays to send less.
+    pub(crate) fn is_near(&self) -> bool {
+        self.base.is_loopback()
+    }
+
     /// Addresses a request to the sandbox: by `Host` on this machine, else by a header.
     pub(crate) fn request(
         &self,

@@ -79,6 +79,7 @@ pub(crate) async fn run(settings: Settings) -> Result<Conclusion, Failure> {
     let closing = Closing {
         choice: &settings.choice,
         end: End::of(&settings, is_interrupted),
+        verbose: settings.verbose,
         #[cfg(target_os = "linux")]
         pending: session.pending,
         paint,

@@ -590,3 +590,27 @@ fn a_repository_that_was_made_in_a_microvm_comes_back_once_the_project_is_one() 
         host_git(&cloud, &["for-each-ref", "--format=%(objectname)", "refs/forge/*/heads/trunk"]);
     assert_eq!(brought, head);
 }
+
+#[test]
+fn the_history_of_a_linked_worktree_goes_in_and_its_commits_come_back() {
+    let cloud = Cloud::usual();
+    let main = cloud.world.home().join("main");
+    cloud.world.write("home/main/file", "1\n");
+    let main = main.to_str().unwrap();
+    host_git(&cloud, &["-C", main, "init", "-q"]);
+    host_git(&cloud, &["-C", main, "add", "."]);
+    host_git(&cloud, &["-C", main, "commit", "-q", "-m", "first"]);
+    let project = cloud.world.project();
+    host_git(
+        &cloud,
+        &["-C", main, "worktree", "add", "-q", "-b", "linked", project.to_str().unwrap()],
+    );
+    let script = "git log --format=%s; git symbolic-ref HEAD; git status --porcelain; echo 2 >file; \
+                  git -c user.name=n -c user.email=e@x commit -qam second; git rev-parse HEAD";
+    let ended = run(&mut cloud.forge(&["exec", "-c", script]));
+    let head = ended.stdout.lines().last().unwrap().to_owned();
+    assert_eq!(ended.stdout, format!("first\nrefs/heads/linked\n{head}\n"), "{}", ended.stderr);
+    let ended = run(&mut cloud.world.forge(&["apply", "--branch", "taken"]));
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    assert_eq!(host_git(&cloud, &["-C", main, "rev-parse", "taken"]), format!("{head}\n"));
+}

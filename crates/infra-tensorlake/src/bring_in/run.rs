@@ -244,7 +244,8 @@ impl Inner {
         let (to, mut pieces) = mpsc::channel::<Bytes>(WAITING_PIECES);
         let packing = {
             let (source, telling) = (Arc::clone(source), Arc::clone(telling));
-            tokio::task::spawn_blocking(move || pack(&*source, paths, true, to, &telling))
+            let is_compressed = !guest.ready.is_near();
+            tokio::task::spawn_blocking(move || pack(&*source, paths, is_compressed, to, &telling))
         };
         let mut upload = Upload::new(guest.clone());
         upload
