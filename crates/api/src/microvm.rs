@@ -212,6 +212,7 @@ impl Microvm {
         session: &Arc<OpenSession>,
     ) -> Result<(), EnvironmentError> {
         self.end_background().await?;
+        self.guest.look_again();
         self.bring_back(session).await
     }
 

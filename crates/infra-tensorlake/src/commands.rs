@@ -260,6 +260,7 @@ async fn command(
 ) -> Result<CommandExit, CommandError> {
     // Held to the end, so that an end which keeps the sandbox can wait for it.
     let _call = Arc::clone(&inner.calls).read_owned().await;
+    inner.may_change_files();
     let mut made_workspace = false;
     let mut notices = Vec::new();
     let follower = loop {

@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -66,6 +66,8 @@ pub(crate) struct Inner {
     pub(crate) closing: CancellationToken,
     /// Held by commands that run, so that an end that keeps the sandbox can wait for them.
     pub(crate) calls: Arc<RwLock<()>>,
+    /// How often something was begun that may change the guest's files.
+    begun: AtomicU64,
     pub(crate) background: Mutex<BackgroundTable>,
     pub(crate) facts: OnceCell<Facts>,
     pub(crate) bring_in: BringIn,
@@ -196,6 +198,7 @@ impl TensorlakeEnvironment {
                 scratch,
                 closing: CancellationToken::new(),
                 calls: Arc::default(),
+                begun: AtomicU64::new(0),
                 background: Mutex::default(),
                 facts: OnceCell::new(),
                 bring_in: BringIn::default(),
@@ -274,6 +277,17 @@ impl Inner {
     /// The name by which the sandbox is remembered.
     pub(crate) fn owned_name(&self) -> SandboxName {
         self.owned.get().map_or(SandboxName::None, |owned| owned.name)
+    }
+
+    /// To be called before something that may change the guest's files, and after what nothing else tells to be under way.
+    pub(crate) fn may_change_files(&self) {
+        self.begun.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Nothing has changed the guest's files between two calls that say the same; `None` while something may.
+    pub(crate) fn standstill(&self) -> Option<u64> {
+        let begun = self.begun.load(Ordering::Relaxed);
+        self.calls.try_write().ok().map(|_| begun)
     }
 
     fn is_kept(&self) -> bool {

@@ -291,7 +291,10 @@ impl Inner {
             .map(word)
             .collect();
         let text = format!("set -- {} \"$@\"\n{text}", words.join(" "));
-        let output = self.entered(asked.operation, &text, script).await?;
+        self.may_change_files();
+        let output = self.entered(asked.operation, &text, script).await;
+        self.may_change_files();
+        let output = output?;
         match output.lines.first() {
             Some(line) if line == "ok" || line.starts_with("ok ") => {
                 Ok(Answer { lines: output.lines })

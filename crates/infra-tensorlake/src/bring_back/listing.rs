@@ -6,7 +6,7 @@ use std::io::{self, BufRead};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path, PathBuf};
 
-/// Prints the list and the rules, compressed where that can be. `$1` is `settle` where what was written just now has to
+/// Lists the tree and the rules, as [`PRINT_LIST`] prints it, compressed where that can be. `$1` is `settle` where what was written just now has to
 /// be told apart from what is written next: the clock for inodes goes in steps of a few milliseconds.
 pub(crate) const LIST_TREE: &str = r#"mkdir -p -- "$K"
 find "$K" -maxdepth 0 -printf '' 2>/dev/null || { echo "lacks GNU find"; exit; }
@@ -33,8 +33,12 @@ list() {
   grep -asHnZ '' -- .git/info/exclude
   printf 'end\0'
 }
-if command -v gzip >/dev/null; then echo "ok gzip"; list | gzip -1 | base64 -w 8192
-else echo "ok plain"; list | base64 -w 8192; fi
+"#;
+
+/// Prints what `list` prints, which is given `$list_of`.
+pub(crate) const PRINT_LIST: &str = r#"
+if command -v gzip >/dev/null; then echo "ok gzip"; list "$list_of" | gzip -1 | base64 -w 8192
+else echo "ok plain"; list "$list_of" | base64 -w 8192; fi
 "#;
 
 /// No guest has more than so many paths, as far as this goes.

@@ -19,7 +19,7 @@ use tokio::sync::Mutex as AsyncMutex;
 
 use super::archive::{PACK, read_files};
 use super::compare::{Difference, Kept, Known};
-use super::listing::{GuestKind, GuestRefs, GuestTree, LIST_TREE};
+use super::listing::{GuestKind, GuestRefs, GuestTree, LIST_TREE, PRINT_LIST};
 use super::state::GuestState;
 use crate::environment::{Inner, TensorlakeEnvironment};
 use crate::failure::{RequestError, unavailable};
@@ -44,6 +44,8 @@ pub(crate) struct BringBack {
     turn: AsyncMutex<()>,
     known: Mutex<Option<Known>>,
     refs: Mutex<Option<GuestRefs>>,
+    /// What the last call found, when nothing was under way.
+    found: Mutex<Option<(u64, NotReturned)>>,
 }
 
 impl BringBack {
@@ -56,13 +58,19 @@ impl BringBack {
     pub(crate) fn refs(&self) -> MutexGuard<'_, Option<GuestRefs>> {
         self.refs.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn found(&self) -> MutexGuard<'_, Option<(u64, NotReturned)>> {
+        self.found.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl TensorlakeEnvironment {
     /// Hands over what differs in the guest from what was brought in, as far as it was not handed over yet. Says what was
     /// not; `None` where no project was brought in, or the sandbox was never used.
     ///
-    /// Commands may run meanwhile: what they write is handed over as it is at that moment, and again by the next call.
+    /// Commands may run meanwhile: what they write is handed over as it is at that moment, and again by the next call. Where
+    /// nothing was begun through this environment since the last call, the guest is not asked: see
+    /// [`look_again`](Self::look_again).
     ///
     /// # Errors
     /// The guest cannot be asked, lies, or lacks GNU `find` or `tar`; or the keeper's own. What was handed over until
@@ -76,6 +84,11 @@ impl TensorlakeEnvironment {
     ) -> Result<Option<NotReturned>, EnvironmentError> {
         self.inner.bring_back(keeper).await
     }
+
+    /// Has the next [`bring_back`](Self::bring_back) ask the guest in any case: what runs there by itself may change files, too.
+    pub fn look_again(&self) {
+        *self.inner.bring_back.found() = None;
+    }
 }
 
 impl Inner {
@@ -85,6 +98,7 @@ impl Inner {
         let sandbox = guest.ready.id.clone();
         let known = Known { sandbox, begun: tree.paths, kept: BTreeMap::new() };
         *self.bring_back.known() = Some(known);
+        *self.bring_back.found() = None;
         self.record_state().await
     }
 
@@ -124,6 +138,13 @@ impl Inner {
         if self.bring_back.known().as_ref().is_none_or(|known| known.sandbox != guest.ready.id) {
             return Ok(None);
         }
+        let standstill = self.standstill();
+        if let Some(now) = standstill
+            && let Some((then, found)) = &*self.bring_back.found()
+            && *then == now
+        {
+            return Ok(Some(found.clone()));
+        }
         let tree = self.list(&guest, "").await?;
         self.bring_back.refs().clone_from(&tree.refs);
         let Some(found) =
@@ -134,6 +155,7 @@ impl Inner {
         let not_returned =
             NotReturned { ignored_files: found.ignored_files, left: found.left.clone() };
         if found.is_empty() {
+            *self.bring_back.found() = standstill.map(|begun| (begun, not_returned.clone()));
             return Ok(Some(not_returned));
         }
         let files: Vec<&Path> = found
@@ -156,6 +178,7 @@ impl Inner {
         if let Some(known) = &mut *self.bring_back.known() {
             known.keep(found, &digests, &not_returned);
         }
+        *self.bring_back.found() = standstill.map(|begun| (begun, not_returned.clone()));
         Ok(Some(not_returned))
     }
 
@@ -168,8 +191,9 @@ impl Inner {
     async fn list(&self, guest: &Guest, settle: &str) -> Result<GuestTree, EnvironmentError> {
         let [scratch, root] =
             [&guest.scratch, &self.workspace.root].map(|path| word(path.as_os_str()));
-        let text =
-            format!("LC_ALL=C K={scratch} W={root}\nexport LC_ALL\nset -- {settle}\n{LIST_TREE}");
+        let text = format!(
+            "LC_ALL=C K={scratch} W={root}\nexport LC_ALL\nset -- {settle}\n{LIST_TREE}{PRINT_LIST}"
+        );
         let output = guest.script(&Script::new(text, [])).await;
         let output = output.map_err(|error| error.in_environment(LISTING))?;
         read_tree(&output).await
@@ -236,7 +260,7 @@ impl Inner {
     }
 }
 
-async fn read_tree(output: &ScriptOutput) -> Result<GuestTree, EnvironmentError> {
+pub(crate) async fn read_tree(output: &ScriptOutput) -> Result<GuestTree, EnvironmentError> {
     let (kind, bytes) = packed(&output.lines, &output.complaint, "ok ")?;
     let read = tokio::task::spawn_blocking(move || {
         GuestTree::read(unpacked(kind, &*bytes).take(MAX_LIST_BYTES))

@@ -7,6 +7,7 @@ mod go_on;
 mod history;
 mod pack;
 mod run;
+mod small;
 mod take_in;
 #[cfg(test)]
 mod tests;

@@ -13,7 +13,8 @@ use forge_domain::{
 
 use super::pack::SentPath;
 use super::run::{OPERATION, list};
-use crate::bring_back::{Hashed, Kept};
+use super::small::Brought;
+use crate::bring_back::{GuestTree, Hashed, Kept};
 use crate::environment::Inner;
 use crate::guest::word;
 use crate::progress::{Progress, Telling};
@@ -23,7 +24,7 @@ use crate::scripts::{Guest, Script};
 const REMOVED_AT_ONCE: usize = 1000;
 
 /// Removes the paths that follow: of a directory only itself, and only where it is empty.
-const REMOVE: &str = r#"cd -P -- "$W" || exit
+pub(super) const REMOVE: &str = r#"cd -P -- "$W" || exit
 printf %s "$1" | base64 -d | xargs -0 sh -c 'for p; do
   if [ -d "$p" ] && [ ! -L "$p" ]; then rmdir -- "$p" 2>/dev/null || :
   else rm -f -- "$p" || exit 255; fi
@@ -123,11 +124,14 @@ impl Inner {
         gone.reverse();
         for path in gone {
             match self.fate(source, sent.get(&path), &path, None, precedence).await {
-                Fate::Follows => removed.push(path.clone()),
-                Fate::Agrees(_) => {}
-                Fate::Conflicts => taken_in.conflicts.push(path.clone()),
+                // It is not forgotten before it is gone there.
+                Fate::Follows => removed.push(path),
+                Fate::Agrees(_) => drop(sent.remove(&path)),
+                Fate::Conflicts => {
+                    taken_in.conflicts.push(path.clone());
+                    sent.remove(&path);
+                }
             }
-            sent.remove(&path);
         }
         taken_in.conflicts.sort();
         taken_in.updated_paths = (following.len() + removed.len()) as u64;
@@ -138,14 +142,22 @@ impl Inner {
         let telling = Arc::new(telling);
         let mut removals = [&removed[..], &in_the_way].concat();
         removals.sort_by(|left, right| right.cmp(left));
-        self.remove(guest, &removals).await?;
-        let following = match following.is_empty() {
-            true => Default::default(),
-            false => self.send_all(guest, source, following, None, &telling).await?,
+        let little = self.bring_little(guest, source, &removals, &following, &telling).await?;
+        let (following, tree) = match little {
+            Some(Brought { packed, tree }) => (packed.sent, tree),
+            None => {
+                self.remove(guest, &removals).await?;
+                let following = match following.is_empty() {
+                    true => BTreeMap::new(),
+                    false => self.send_all(guest, source, following, None, &telling).await?,
+                };
+                (following, self.list_settled(guest).await?)
+            }
         };
         let paths: Vec<PathBuf> = following.keys().chain(&removed).cloned().collect();
+        removed.iter().for_each(|path| drop(sent.remove(path)));
         sent.extend(following);
-        self.rebase(guest, &paths).await?;
+        self.rebase(&tree, &paths).await?;
         Ok(taken_in)
     }
 
@@ -236,8 +248,7 @@ impl Inner {
     }
 
     /// Notes what these paths are in the guest now: that is no change of its own.
-    async fn rebase(&self, guest: &Guest, paths: &[PathBuf]) -> Result<(), EnvironmentError> {
-        let tree = self.list_settled(guest).await?;
+    async fn rebase(&self, tree: &GuestTree, paths: &[PathBuf]) -> Result<(), EnvironmentError> {
         if let Some(known) = &mut *self.bring_back.known() {
             for path in paths {
                 known.kept.remove(path);

@@ -327,3 +327,39 @@ async fn nothing_is_made_anew_to_bring_back_what_went_with_a_sandbox() {
     assert_eq!((stage.server.count("POST", "/sandboxes"), stage.server.running().len()), (1, 0));
     stage.environment.close().await.unwrap();
 }
+
+#[tokio::test]
+async fn one_edit_in_many_files_is_one_small_request_and_much_is_brought_in_by_an_upload() {
+    let project = tempfile::tempdir().unwrap();
+    let root = project.path();
+    for number in 0..2000 {
+        fs::write(root.join(format!("{number}")), "one\n").unwrap();
+    }
+    let stage = Stage::new(ServerOptions::default(), HostSource::new(root)).await;
+    stage.run("true").await;
+    assert_eq!(take_in(&stage).await, (0, vec![]));
+    fs::write(root.join("7"), "seven\n").unwrap();
+    fs::remove_file(root.join("8")).unwrap();
+    let before = stage.server.requests().len();
+    stage.environment.take_in().await.unwrap();
+    let requests = stage.server.requests();
+    assert_eq!(requests.len() - before, 1, "{:?}", &requests[before..]);
+    assert_eq!(stage.run("cat 7; ls 8 2>/dev/null || echo gone").await, "seven\ngone\n");
+    // What is applied, and then edited, goes on following the user.
+    stage.run("echo ours >9").await;
+    assert_eq!(take_in(&stage).await, (0, vec![]));
+    for text in ["ours\n", "the user's\n"] {
+        fs::write(root.join("9"), text).unwrap();
+        assert_eq!(take_in(&stage).await.1, Vec::<String>::new());
+    }
+    assert_eq!(stage.run("cat 9").await, "the user's\n");
+
+    fs::write(root.join("large"), vec![b'x'; 300_000]).unwrap();
+    for number in 100..400 {
+        fs::remove_file(root.join(format!("{number}"))).unwrap();
+    }
+    assert_eq!(take_in(&stage).await, (301, vec![]));
+    assert_eq!(stage.run("wc -c <large; ls | wc -l").await, "300000\n1700\n");
+    assert_eq!(take_in(&stage).await, (0, vec![]));
+    stage.environment.close().await.unwrap();
+}

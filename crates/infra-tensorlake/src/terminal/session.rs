@@ -62,6 +62,7 @@ async fn run(
 ) -> Result<CommandExit, CommandError> {
     // Held to the end, so that an end which keeps the sandbox can wait for it.
     let _call = Arc::clone(&inner.calls).read_owned().await;
+    inner.may_change_files();
     let sockets = inner.socket_client()?;
     let mut made_workspace = false;
     loop {
