@@ -6,7 +6,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -64,7 +64,10 @@ pub(crate) struct Inner {
     /// Held by commands that run, so that an end that keeps the sandbox can wait for them.
     pub(crate) calls: Arc<RwLock<()>>,
     pub(crate) background: Mutex<BackgroundTable>,
-    pub(crate) facts: OnceCell<Facts>,
+    /// What the guest said of itself when it was first used.
+    pub(crate) facts: OnceLock<Facts>,
+    /// The secrets that stayed behind, once the project was brought in.
+    pub(crate) secrets: Mutex<Option<Vec<String>>>,
     pub(crate) bring_in: BringIn,
     pub(crate) bring_back: BringBack,
     /// The file that says that the project is in the workspace, where one is to be.
@@ -191,7 +194,8 @@ impl TensorlakeEnvironment {
                 closing: CancellationToken::new(),
                 calls: Arc::default(),
                 background: Mutex::default(),
-                facts: OnceCell::new(),
+                facts: OnceLock::new(),
+                secrets: Mutex::default(),
                 bring_in: BringIn::default(),
                 bring_back: BringBack::default(),
                 mark,
@@ -483,7 +487,7 @@ impl Inner {
 #[async_trait]
 impl LifecyclePort for TensorlakeEnvironment {
     async fn prepare(&self) -> Result<(), EnvironmentError> {
-        self.inner.ready().await.map(drop)
+        self.inner.first_use().await
     }
 
     async fn checkpoint(&self) -> Result<(), EnvironmentError> {

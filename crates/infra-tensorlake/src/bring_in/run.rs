@@ -17,6 +17,7 @@ use super::pack::{Packed, SentPath, pack};
 use crate::environment::{Inner, TensorlakeEnvironment};
 use crate::failure::{RequestError, unavailable};
 use crate::guest::word;
+use crate::lifecycle::Ready;
 use crate::progress::{Progress, Telling};
 use crate::scripts::{Guest, Script};
 use crate::upload::Upload;
@@ -129,8 +130,14 @@ impl Inner {
             Ok(output) => return Err(self.refused(guest, &output.complaint)),
             Err(error) => return Err(error.in_environment(OPERATION)),
         }
+        self.note_secrets(&listing.left_out);
         *sent = Sent { sandbox: Some(guest.ready.id.clone()), paths, left_out: listing.left_out };
         Ok(())
+    }
+
+    /// Whether this sandbox has the project. Waits for whoever is bringing it in.
+    pub(crate) async fn has_project(&self, ready: &Ready) -> bool {
+        self.bring_in.0.lock().await.sandbox.as_ref() == Some(&ready.id)
     }
 
     /// Sees to it that the workspace is empty. What an attempt before this one left there goes; what somebody else has there
