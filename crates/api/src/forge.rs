@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use forge_app::{Agent, Conversation, TurnError};
+use forge_app::{Agent, Conversation, Setup, TurnError};
 use forge_domain::{
     EnvironmentError, Host, HostError, LanguageModel, Lifecycle, ModelId, WorkspaceLocation,
 };
@@ -201,6 +201,14 @@ impl ForgeAPI {
     #[must_use]
     pub fn conversation(&self) -> Conversation {
         Conversation::new()
+    }
+
+    /// Has the environment set up by this before a tool acts there, in each turn that begins from now on. The first one
+    /// holds. Without a model, nothing is ever set up.
+    pub fn set_up_by(&self, setup: Arc<dyn Setup>) {
+        if let Some(agent) = &self.inner.agent {
+            agent.set_up_by(setup);
+        }
     }
 
     /// Lets the model work on a prompt. Nothing happens before the turn is polled. Without a model

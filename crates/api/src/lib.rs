@@ -48,8 +48,8 @@ pub use config::{
 pub use executor::Executor;
 pub use forge::{ForgeAPI, InitError};
 pub use forge_app::{
-    AgentConfig, AgentEvent, AskPolicy, Conversation, ToolOutcome, TurnError, TurnOutcome,
-    TurnReport, difference, limit_text,
+    AgentConfig, AgentEvent, AskPolicy, Conversation, EventSink, Setup, ToolOutcome, TurnError,
+    TurnOutcome, TurnReport, difference, limit_text,
 };
 #[cfg(target_os = "linux")]
 pub use leftover::{EndedMicrovm, LeftoverMicrovms, MicrovmEnd, MicrovmStanding, WhichMicrovms};

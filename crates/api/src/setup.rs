@@ -20,7 +20,9 @@ impl ForgeAPI {
         hasher.update(text.as_bytes());
         Digest::new(hasher.finalize().into())
     }
+}
 
+impl Executor {
     /// Whether the environment has had this setup: the sandbox's session, or this microVM. Makes the environment where it
     /// is not there yet. This host counts as having had any.
     ///
@@ -30,12 +32,12 @@ impl ForgeAPI {
     /// # Cancel safety
     /// As [`Commands::run`].
     pub async fn has_setup(&self, setup: Digest) -> Result<bool, CommandError> {
-        self.executor().prepare().await?;
-        match self.executor() {
+        self.prepare().await?;
+        match self {
             #[cfg(target_os = "linux")]
-            Executor::Sandbox(environment) => Ok(environment.has_setup(setup).await?),
-            Executor::Local(_) => Ok(true),
-            Executor::Tensorlake(_) => self.in_guest(IS_NOTED, setup).await,
+            Self::Sandbox(environment) => Ok(environment.has_setup(setup).await?),
+            Self::Local(_) => Ok(true),
+            Self::Tensorlake(_) => self.in_guest(IS_NOTED, setup).await,
         }
     }
 
@@ -44,18 +46,18 @@ impl ForgeAPI {
     /// # Errors
     /// It cannot be written down, and is run once more by the next use.
     pub async fn note_setup(&self, setup: Digest) -> Result<(), CommandError> {
-        match self.executor() {
+        match self {
             #[cfg(target_os = "linux")]
-            Executor::Sandbox(environment) => Ok(environment.note_setup(setup).await?),
-            Executor::Local(_) => Ok(()),
-            Executor::Tensorlake(_) => self.in_guest(NOTE, setup).await.map(drop),
+            Self::Sandbox(environment) => Ok(environment.note_setup(setup).await?),
+            Self::Local(_) => Ok(()),
+            Self::Tensorlake(_) => self.in_guest(NOTE, setup).await.map(drop),
         }
     }
 
     async fn in_guest(&self, text: &str, setup: Digest) -> Result<bool, CommandError> {
         let argv = ["-c".to_owned(), text.to_owned(), "forge".to_owned(), setup.to_string()];
         let request = CommandRequest::new(Program::argv("/bin/sh", argv));
-        let exit = self.executor().run(request, CommandIo::detached()).await?;
+        let exit = self.run(request, CommandIo::detached()).await?;
         Ok(exit.ending == Ending::Exited(0))
     }
 }

@@ -1,7 +1,7 @@
 //! The agent, and a turn under its limits.
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use forge_domain::{Approver, ExecutionEnvironment, Instructions, LanguageModel};
@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::tools::OutputCursors;
 use crate::turn_loop::TurnLoop;
-use crate::{AgentConfig, Conversation, EventSink, TurnError, TurnOutcome, TurnReport};
+use crate::{AgentConfig, Conversation, EventSink, Setup, TurnError, TurnOutcome, TurnReport};
 
 /// A language model that works in an environment. One agent is one session: it remembers that the
 /// user wants to be asked no more, and up to where the model has seen the output of background
@@ -23,6 +23,7 @@ pub struct Agent {
     pub(crate) config: AgentConfig,
     /// The user has said that they want to be asked no more.
     pub(crate) approved: AtomicBool,
+    pub(crate) setup: OnceLock<Arc<dyn Setup>>,
     pub(crate) cursors: OutputCursors,
 }
 
@@ -43,8 +44,14 @@ impl Agent {
             instructions,
             config,
             approved: AtomicBool::new(false),
+            setup: OnceLock::new(),
             cursors: OutputCursors::default(),
         }
+    }
+
+    /// Has the environment set up by this before tools act there, from the next turn on. The first one holds.
+    pub fn set_up_by(&self, setup: Arc<dyn Setup>) {
+        let _first_holds = self.setup.set(setup);
     }
 
     /// How this agent works.

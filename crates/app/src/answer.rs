@@ -138,6 +138,11 @@ impl<'a> Preparation<'a> {
         }
     }
 
+    /// Gives a start up that is not over.
+    pub(crate) fn give_up(&mut self) {
+        self.state = PreparationState::NotBegun;
+    }
+
     /// Waits for a start that has begun. Afterwards it is as if none had.
     ///
     /// # Errors

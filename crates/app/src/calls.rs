@@ -12,7 +12,7 @@ use tracing::debug;
 
 use crate::repetition::{Repetition, warning};
 use crate::tools::{self, Action, Change, Read, Report, ToolContext, ToolFailure};
-use crate::{AgentEvent, EventSink, ToolOutcome, approval, plain};
+use crate::{AgentEvent, EventSink, ToolOutcome, TurnError, approval, plain};
 
 /// So many calls that only read run at the same time.
 const MAX_PARALLEL: usize = 8;
@@ -31,6 +31,8 @@ pub(crate) enum CallsEnd {
     RepeatedFailures { tool: String, count: u32 },
     /// The environment failed.
     Environment(EnvironmentError),
+    /// It was not made, or not set up.
+    NotReady(TurnError),
 }
 
 /// Carries out the calls of one answer.
@@ -263,7 +265,10 @@ pub(crate) fn skip_rest(
         CallsEnd::AllDone => "the turn has ended",
         CallsEnd::Cancelled => "the turn was ended",
         CallsEnd::RepeatedFailures { .. } => "the turn ended since a call failed repeatedly",
-        CallsEnd::Environment(_) => "the environment failed",
+        CallsEnd::Environment(_) | CallsEnd::NotReady(TurnError::Environment(_)) => {
+            "the environment failed"
+        }
+        CallsEnd::NotReady(_) => "the environment could not be set up",
     };
     for call in &calls[results.len()..] {
         results.push(failure(call, format!("This call was not carried out: {why}.")));

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use forge_domain::{EnvironmentError, ModelError, Usage};
+use forge_domain::{BoxedError, EnvironmentError, ModelError, Usage};
 use thiserror::Error;
 
 /// How a turn ended that did not fail. After each of them the conversation can go on.
@@ -71,4 +71,7 @@ pub enum TurnError {
     /// The environment failed.
     #[error(transparent)]
     Environment(#[from] EnvironmentError),
+    /// The environment is there, and could not be set up ([`Setup`](crate::Setup)).
+    #[error(transparent)]
+    Setup(BoxedError),
 }

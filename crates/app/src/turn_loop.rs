@@ -341,11 +341,16 @@ impl<'a> TurnLoop<'a> {
         self.tool_calls =
             self.tool_calls.saturating_add(u32::try_from(calls.len()).unwrap_or(u32::MAX));
         self.say(text, calls.clone());
+        let cancel = self.cancel;
         let prepared = tokio::select! {
             biased;
-            () = self.cancel.cancelled() => Ok(()),
-            prepared = self.preparation.ready() => prepared,
+            () = cancel.cancelled() => None,
+            ready = self.ready() => Some(ready),
         };
+        let prepared = prepared.unwrap_or_else(|| {
+            self.preparation.give_up();
+            Ok(())
+        });
         let agent = self.agent;
         let context = ToolContext {
             environment: &*agent.environment,
@@ -363,7 +368,7 @@ impl<'a> TurnLoop<'a> {
         };
         let (results, end) = match prepared {
             Ok(()) => runner.run(&calls).await,
-            Err(error) => skip_rest(Vec::new(), &calls, CallsEnd::Environment(error)),
+            Err(error) => skip_rest(Vec::new(), &calls, CallsEnd::NotReady(error)),
         };
         self.conversation.push_results(results);
         match end {
@@ -373,6 +378,16 @@ impl<'a> TurnLoop<'a> {
                 Ok(Step::End(TurnOutcome::RepeatedFailures { tool, count }))
             }
             CallsEnd::Environment(error) => Err(error.into()),
+            CallsEnd::NotReady(error) => Err(error),
+        }
+    }
+
+    /// Waits until tools can act in the environment.
+    async fn ready(&mut self) -> Result<(), TurnError> {
+        self.preparation.ready().await?;
+        match self.agent.setup.get() {
+            Some(setup) => setup.set_up(self.events).await,
+            None => Ok(()),
         }
     }
 }

@@ -113,7 +113,7 @@ impl Failure {
             Self::Turn(error) => match error {
                 TurnError::EmptyPrompt | TurnError::NoModel => Conclusion::WrongUsage,
                 TurnError::Model(_) => Conclusion::NotDone,
-                TurnError::Environment(_) => Conclusion::ForgeFailed,
+                TurnError::Environment(_) | TurnError::Setup(_) => Conclusion::ForgeFailed,
             },
             #[cfg(target_os = "linux")]
             Self::Session(error) => match error {

@@ -89,7 +89,7 @@ async fn converse(
         Writer::stderr().write(paint.paint(Role::Dim, &banner) + "\n").await?;
     }
     let mut driver = Driver { signals, questions, terminal };
-    let result = match setup::run_unless_ended(&api, &settings, &mut driver.signals, paint).await {
+    let result = match setup::before_tools(&api, &settings, &mut driver.signals, paint).await {
         Ok(None) => one_turn(&api, prompt, &mut driver, view).await,
         Ok(Some(signal)) => Ok(Conclusion::Ended(signal)),
         Err(failure) => Err(failure),

@@ -264,6 +264,7 @@ macro_rules! __clauses {
         $crate::$each! { $context, description:
             it_names_what_is_there
             it_is_stable
+            a_use_makes_it_no_other
             its_kind_is_known_without_it
             its_paths_exist
         }

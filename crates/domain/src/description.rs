@@ -113,11 +113,12 @@ pub struct Capabilities {
 pub struct Description {
     /// Which it is.
     pub kind: EnvironmentKind,
-    /// Operating system, version and machine, as `uname -srm` has them: `Linux 6.18.1 x86_64`.
+    /// Operating system, version and machine, as `uname -srm` has them: `Linux 6.18.1 x86_64`. Before the first use it may
+    /// be the first alone.
     pub operating_system: String,
     /// The shell that takes [`Program::Shell`](crate::Program::Shell), an absolute path.
     pub shell: PathBuf,
-    /// The user that commands run as, where it has a name.
+    /// The user that commands run as, where it has a name that is known.
     pub user: Option<String>,
     /// The workspace as commands see it.
     pub workspace: PathBuf,
@@ -141,10 +142,15 @@ pub struct Description {
 /// Says what the environment is.
 #[async_trait]
 pub trait Describe: Send + Sync {
-    /// Describes the environment; makes it if that takes its being there. Stable for its life.
+    /// Describes the environment, as far as it is known.
+    ///
+    /// One that takes long to make, as one elsewhere does, is neither made nor waited for. Without a use in between, the same
+    /// is said again. What is said holds for the environment's life, but a use may make it more exact: the operating system,
+    /// the user and the remarks may be others after the first use than before, nothing else. Whoever needs one description
+    /// for a while keeps it.
     ///
     /// # Errors
-    /// The environment could not be made.
+    /// The environment was closed, or is one that is made to be described and could not be.
     ///
     /// # Cancel safety
     /// As [`Lifecycle::prepare`](crate::Lifecycle::prepare).

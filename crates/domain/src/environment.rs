@@ -70,11 +70,11 @@ impl EnvironmentError {
 /// moment; it is shared by all who hold it, and ended exactly once.
 #[async_trait]
 pub trait Lifecycle: Send + Sync {
-    /// Makes the environment now, if it is not there yet. A hint for overlapping a slow start with
-    /// other work: every other call does the same by itself.
+    /// Makes the environment now, and whatever its first use takes, if it is not there yet. A hint for overlapping a slow
+    /// start with other work: every other call, but for the description and the end, does the same by itself.
     ///
     /// # Errors
-    /// The environment could not be made. The next call tries again, unless it was closed.
+    /// The environment could not be made, or lacks what it needs. The next call tries again, unless it was closed.
     ///
     /// # Cancel safety
     /// Dropping the future leaves nothing behind that [`Lifecycle::close`] does not end.

@@ -14,6 +14,7 @@ use forge_domain::{
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
+use crate::description::ask;
 use crate::environment::{Inner, random_name};
 use crate::failure::{RequestError, closed, unavailable};
 use crate::follow::{FAR_FUTURE, Follower, Limits};
@@ -344,11 +345,13 @@ pub(crate) async fn make_workspace(
     let owned = owned.join(" ");
     // Where no project is to go in, the command has tried this itself.
     if inner.project_mark().is_some() {
+        let ask = ask();
         let text = format!(
-            "mkdir -p -- {owned} || exit\nfor d in {owned}; do [ -w \"$d\" ] || exit 1; done"
+            "{ask}mkdir -p -- {owned} || exit\nfor d in {owned}; do [ -w \"$d\" ] || exit 1; done"
         );
         let made = guest.script(&Script::new(text, [])).await;
         let made = made.map_err(|error| error.in_environment("making the workspace"))?;
+        inner.note_facts(&made.lines)?;
         if made.status == 0 {
             return inner.bring_in(guest).await;
         }

@@ -1,13 +1,15 @@
-//! What the guest is, asked of it once.
+//! What the environment says of itself: what is known without the guest, and what the guest says when it is first used.
+
+use std::sync::{MutexGuard, PoisonError};
 
 use forge_domain::{
-    Capabilities, ChangeTracking, Description, EnvironmentError, EnvironmentKind, LeftOutReason,
-    Limit, Network, Persistence,
+    Capabilities, ChangeTracking, Description, EnvironmentError, EnvironmentKind, LeftOut,
+    LeftOutReason, Limit, Network, Persistence,
 };
 
 use crate::environment::Inner;
 use crate::failure::unavailable;
-use crate::scripts::Script;
+use crate::scripts::{Entered, Script};
 
 /// So many secrets are named to the model; of more, the number.
 const NAMED_SECRETS: usize = 10;
@@ -17,10 +19,13 @@ const NEEDED: &str =
 /// What is worth telling a model, which would try it out otherwise.
 const WORTH_TELLING: &str = "git bash python3 pip node npm cargo rustc go java gcc make cmake curl wget rg jq sqlite3 docker sudo";
 
-const ASK: &str = r#"echo "system $(uname -srm)"
+/// Ends the text where something is missing.
+const ASK: &str = r#"missing=
+echo "system $(uname -srm)"
 echo "user $(id -un 2>/dev/null)"
-for x in $1; do command -v "$x" >/dev/null || echo "lacks $x"; done
+for x in $1; do command -v "$x" >/dev/null || { echo "lacks $x"; missing=1; }; done
 for x in $2; do ! command -v "$x" >/dev/null || echo "has $x"; done
+[ -z "$missing" ] || exit
 "#;
 
 /// What the guest says of itself.
@@ -47,8 +52,9 @@ impl Facts {
 }
 
 impl Inner {
-    pub(crate) async fn description(&self) -> Result<Description, EnvironmentError> {
-        let facts = self.facts.get_or_try_init(|| self.ask()).await?;
+    /// What is known by now; the guest is not asked.
+    pub(crate) fn description(&self) -> Description {
+        let facts = self.facts.get();
         let config = &self.config;
         let mut limits = vec![
             Limit::MilliCpus((config.resources.cpus * 1000.0).round().max(0.0) as u64),
@@ -67,19 +73,24 @@ impl Inner {
             ));
         }
         match config.source {
-            Some(_) => remarks.extend(self.remarks_on_the_project().await),
+            Some(_) => remarks.extend(self.remarks_on_the_project()),
             None => remarks.push(
                 "The project's files are not in it: its directory was made empty.".to_owned(),
             ),
         }
-        if !facts.tools.is_empty() {
-            remarks.push(format!("Of the usual tools there are {}.", facts.tools.join(", ")));
+        match facts {
+            Some(Facts { tools, .. }) if tools.is_empty() => {}
+            Some(Facts { tools, .. }) => {
+                remarks.push(format!("Of the usual tools there are {}.", tools.join(", ")));
+            }
+            None => remarks.push("Which tools it has, you see when you use it.".to_owned()),
         }
-        Ok(Description {
+        Description {
             kind: EnvironmentKind::Tensorlake,
-            operating_system: facts.system.clone(),
+            operating_system: facts
+                .map_or_else(|| "Linux".to_owned(), |facts| facts.system.clone()),
             shell: "/bin/sh".into(),
-            user: facts.user.clone(),
+            user: facts.and_then(|facts| facts.user.clone()),
             workspace: self.workspace.root.clone(),
             working_directory: self.workspace.working_directory.clone(),
             scratch: self.scratch.clone(),
@@ -92,21 +103,23 @@ impl Inner {
                 streams_exact_bytes: false,
                 finds_detached_children: true,
             },
-        })
+        }
     }
 
-    async fn remarks_on_the_project(&self) -> Vec<String> {
+    fn remarks_on_the_project(&self) -> Vec<String> {
         let mut remarks = vec![
             "The project's files are copies: what the user's ignore rules leave out is not among \
              them, and git's own directory is not either."
                 .to_owned(),
         ];
-        let left_out = self.left_out().await;
-        let secrets: Vec<String> = left_out
-            .iter()
-            .filter(|left| left.reason == LeftOutReason::Secret)
-            .map(|left| format!("{:?}", left.path.display().to_string()))
-            .collect();
+        let Some(secrets) = self.secrets().clone() else {
+            remarks.push(
+                "Files of the project that hold secrets (.env, private keys and the like) stay on \
+                 the user's machine. The user can bring one along with --include PATH."
+                    .to_owned(),
+            );
+            return remarks;
+        };
         if !secrets.is_empty() {
             let named = secrets.iter().take(NAMED_SECRETS).cloned().collect::<Vec<_>>().join(", ");
             let more = match secrets.len().saturating_sub(NAMED_SECRETS) {
@@ -121,13 +134,52 @@ impl Inner {
         remarks
     }
 
-    async fn ask(&self) -> Result<Facts, EnvironmentError> {
-        let text = format!("set -- '{NEEDED}' '{WORTH_TELLING}'\n{ASK}");
-        let output =
-            self.entered("a look at the sandbox", &text, |text| Script::new(text, [])).await?;
-        Facts::parse(&output.lines)
-            .map_err(|reason| unavailable(format!("the sandbox cannot be used: {reason}")))
+    fn secrets(&self) -> MutexGuard<'_, Option<Vec<String>>> {
+        // What is in it is replaced as a whole.
+        self.secrets.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Notes which secrets stayed behind.
+    pub(crate) fn note_secrets(&self, left_out: &[LeftOut]) {
+        let secrets = left_out.iter().filter(|left| left.reason == LeftOutReason::Secret);
+        let named = secrets.map(|left| format!("{:?}", left.path.display().to_string()));
+        *self.secrets() = Some(named.collect());
+    }
+
+    /// Makes the sandbox, brings the project in, and asks the guest what it is: each where that was not done yet. A guest
+    /// that no project goes into is not asked.
+    pub(crate) async fn first_use(&self) -> Result<(), EnvironmentError> {
+        let ready = self.ready().await?;
+        if self.config.source.is_none() {
+            return Ok(());
+        }
+        if self.facts.get().is_some() && self.has_project(&ready).await {
+            return Ok(());
+        }
+        let operation = "a look at the sandbox";
+        let script = |text| Script::new(text, []);
+        let output = match self.entered_once(operation, &ask(), script).await? {
+            Entered::Yes(output) => output,
+            // It was asked on the way.
+            Entered::Made if self.facts.get().is_some() => return Ok(()),
+            Entered::Made => self.entered(operation, &ask(), script).await?,
+        };
+        self.note_facts(&output.lines)
+    }
+
+    /// Notes what the guest said to [`ask`].
+    pub(crate) fn note_facts(&self, lines: &[String]) -> Result<(), EnvironmentError> {
+        let facts = Facts::parse(lines)
+            .map_err(|reason| unavailable(format!("the sandbox cannot be used: {reason}")))?;
+        // Another sandbox of the same environment is made like the first.
+        let _first = self.facts.set(facts);
+        Ok(())
+    }
+}
+
+/// The text that asks the guest what it is, and ends where it lacks what is needed.
+pub(crate) fn ask() -> String {
+    format!("set -- '{NEEDED}' '{WORTH_TELLING}'\n{ASK}")
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -69,7 +69,10 @@ pub(crate) struct Inner {
     /// How often something was begun that may change the guest's files.
     begun: AtomicU64,
     pub(crate) background: Mutex<BackgroundTable>,
-    pub(crate) facts: OnceCell<Facts>,
+    /// What the guest said of itself when it was first used.
+    pub(crate) facts: OnceLock<Facts>,
+    /// The secrets that stayed behind, once the project was brought in.
+    pub(crate) secrets: Mutex<Option<Vec<String>>>,
     pub(crate) bring_in: BringIn,
     pub(crate) bring_back: BringBack,
     /// The file that says that the project is in the workspace, where one is to be.
@@ -200,7 +203,8 @@ impl TensorlakeEnvironment {
                 calls: Arc::default(),
                 begun: AtomicU64::new(0),
                 background: Mutex::default(),
-                facts: OnceCell::new(),
+                facts: OnceLock::new(),
+                secrets: Mutex::default(),
                 bring_in: BringIn::default(),
                 bring_back: BringBack::default(),
                 mark,
@@ -521,7 +525,7 @@ pub(crate) async fn delete_within_limit(
 #[async_trait]
 impl LifecyclePort for TensorlakeEnvironment {
     async fn prepare(&self) -> Result<(), EnvironmentError> {
-        self.inner.ready().await.map(drop)
+        self.inner.first_use().await
     }
 
     async fn checkpoint(&self) -> Result<(), EnvironmentError> {

@@ -118,7 +118,7 @@ impl Inner {
 impl Describe for TensorlakeEnvironment {
     async fn describe(&self) -> Result<Description, EnvironmentError> {
         self.inner.check_open()?;
-        self.inner.description().await
+        Ok(self.inner.description())
     }
 
     fn kind(&self) -> EnvironmentKind {

@@ -108,6 +108,15 @@ impl Script {
     }
 }
 
+/// What came of a text that is to run in the workspace.
+#[derive(Debug)]
+pub(crate) enum Entered {
+    /// It ran.
+    Yes(ScriptOutput),
+    /// The workspace was made, and the text did not run.
+    Made,
+}
+
 /// No text of the adapter takes longer, a search of a large tree included.
 const SCRIPT_LIMIT: Duration = Duration::from_secs(120);
 /// But for those that unpack or pack a project.
@@ -235,6 +244,21 @@ impl Inner {
         text: &str,
         script: impl Fn(String) -> Script,
     ) -> Result<ScriptOutput, EnvironmentError> {
+        for _ in 0..2 {
+            if let Entered::Yes(output) = self.entered_once(operation, text, &script).await? {
+                return Ok(output);
+            }
+        }
+        Err(self.no_entry())
+    }
+
+    /// The same, but where something had to be made first the text has not run.
+    pub(crate) async fn entered_once(
+        &self,
+        operation: &str,
+        text: &str,
+        script: impl Fn(String) -> Script,
+    ) -> Result<Entered, EnvironmentError> {
         let WorkspaceLocation { root: workspace, working_directory } = &self.workspace;
         let [root, scratch] = [workspace, &self.scratch].map(|path| word(path.as_os_str()));
         let mark = check_mark(self.project_mark());
@@ -244,30 +268,29 @@ impl Inner {
              cd -P -- {scratch} && K=$PWD; cd -P -- {root} && W=$PWD\n{BOUNDS}{text}"
         );
         let script = script(text);
-        let mut made = false;
-        loop {
-            let (guest, output) = self
-                .on_sandbox(operation, |ready| {
-                    let (guest, script) = (self.guest(ready), script.clone());
-                    Box::pin(async move {
-                        let output = guest.script(&script).await?;
-                        Ok((guest, output))
-                    })
+        let (guest, output) = self
+            .on_sandbox(operation, |ready| {
+                let (guest, script) = (self.guest(ready), script.clone());
+                Box::pin(async move {
+                    let output = guest.script(&script).await?;
+                    Ok((guest, output))
                 })
-                .await?;
-            let refused = output.lines.first().and_then(|line| line.strip_prefix("cannot enter: "));
-            let Some(reason) = refused else { return Ok(output) };
-            let ids = reason.strip_prefix("workspace ").and_then(|ids| ids.split_once(':'));
-            match ids.map(|(user, group)| (user.parse(), group.parse())) {
-                Some((Ok(user), Ok(group))) if !made => {
-                    make_workspace(self, &guest, user, group).await?;
-                    made = true;
-                }
-                _ => {
-                    let directory = working_directory.display();
-                    return Err(unavailable(format!("{directory} cannot be used in the sandbox")));
-                }
+            })
+            .await?;
+        let refused = output.lines.first().and_then(|line| line.strip_prefix("cannot enter: "));
+        let Some(reason) = refused else { return Ok(Entered::Yes(output)) };
+        let ids = reason.strip_prefix("workspace ").and_then(|ids| ids.split_once(':'));
+        match ids.map(|(user, group)| (user.parse(), group.parse())) {
+            Some((Ok(user), Ok(group))) => {
+                make_workspace(self, &guest, user, group).await?;
+                Ok(Entered::Made)
             }
+            _ => Err(self.no_entry()),
         }
+    }
+
+    fn no_entry(&self) -> EnvironmentError {
+        let directory = self.workspace.working_directory.display();
+        unavailable(format!("{directory} cannot be used in the sandbox"))
     }
 }

@@ -195,10 +195,13 @@ async fn health(_: Inside) -> Json<Value> {
     Json(json!({"healthy": true}))
 }
 
-fn spawn(shared: &Shared, sandbox: &Sandbox, start: &Start) -> Result<Arc<Process>, Response> {
+fn spawn(shared: &Shared, sandbox: &Sandbox, mut start: Start) -> Result<Arc<Process>, Response> {
+    if let Some(tools) = &shared.options.tools {
+        start.env.insert("PATH".to_owned(), tools.to_string_lossy().into_owned());
+    }
     let namespace = sandbox.namespace.as_ref();
     let daemon = shared.options.daemon;
-    let process = Process::start(start, daemon, sandbox.mark(), namespace, &sandbox.home);
+    let process = Process::start(&start, daemon, sandbox.mark(), namespace, &sandbox.home);
     let process = process.map_err(|_| {
         let body = Json(json!({"error": "Failed to spawn process"}));
         (StatusCode::INTERNAL_SERVER_ERROR, body).into_response()
@@ -212,7 +215,7 @@ async fn start(
     Inside(sandbox): Inside,
     Json(body): Json<Start>,
 ) -> Result<Response, Response> {
-    let process = spawn(&shared, &sandbox, &body)?;
+    let process = spawn(&shared, &sandbox, body)?;
     Ok((StatusCode::CREATED, Json(process.info())).into_response())
 }
 
@@ -221,7 +224,7 @@ async fn run(
     Inside(sandbox): Inside,
     Json(body): Json<Start>,
 ) -> Result<Response, Response> {
-    let process = spawn(&shared, &sandbox, &body)?;
+    let process = spawn(&shared, &sandbox, body)?;
     let first = format!("data: {}\n\n", json!({"pid": process.pid, "started_at": now_ms()}));
     Ok(events(process, first, |end| {
         let End { status, timed_out } = end;

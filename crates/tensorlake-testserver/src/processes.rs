@@ -28,7 +28,7 @@ pub(crate) struct Start {
     #[serde(default)]
     args: Vec<String>,
     #[serde(default)]
-    env: BTreeMap<String, String>,
+    pub(crate) env: BTreeMap<String, String>,
     working_dir: Option<String>,
     stdin_mode: Option<String>,
     pub(crate) timeout: Option<f64>,

@@ -53,6 +53,8 @@ pub struct ServerOptions {
     pub key: Option<String>,
     /// A project's directory that processes must not see; see the crate's documentation. Default: none.
     pub workspace: Option<PathBuf>,
+    /// The only directory in which processes find programs. Default: the usual ones.
+    pub tools: Option<PathBuf>,
     /// The largest body. Default: 2 MiB, as the open daemon has it.
     pub max_body_bytes: usize,
 }
@@ -66,6 +68,7 @@ impl Default for ServerOptions {
             latency: Duration::ZERO,
             key: None,
             workspace: None,
+            tools: None,
             max_body_bytes: 2 * 1024 * 1024,
         }
     }

@@ -63,15 +63,10 @@ pub(crate) async fn run(settings: Settings) -> Result<Conclusion, Failure> {
         pending: Pending::default(),
         paint,
     };
-    let set_up = setup::run_unless_ended(&api, &settings, &mut session.driver.signals, paint).await;
-    let result = match set_up {
+    let agreed = setup::before_tools(&api, &settings, &mut session.driver.signals, paint).await;
+    let result = match agreed {
         Ok(Some(signal)) => Ok(Conclusion::Ended(signal)),
         Ok(None) => session.converse(&api).await,
-        // What was to be set up is perhaps what is to be mended.
-        Err(failure @ Failure::Setup(_)) => {
-            failure::print(&failure, paint);
-            session.converse(&api).await
-        }
         Err(failure) => Err(failure),
     };
     session.editor.stop();

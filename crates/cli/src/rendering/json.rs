@@ -13,6 +13,7 @@ use super::describe;
 use super::wire::{Line, Outcome, Stream, TaskError, TaskResult, Tokens, ToolEnd, VERSION};
 use crate::exit::ExitCode;
 use crate::failure::Failure;
+use crate::waiting;
 use crate::writer::{WriteError, Writer};
 
 /// Which of the two.
@@ -191,6 +192,7 @@ impl JsonReport {
         // These types hold strings, numbers and nothing that JSON cannot say.
         let mut text = serde_json::to_vec(line).unwrap_or_default();
         text.push(b'\n');
+        waiting::make_room();
         self.stdout.write(text).await
     }
 }

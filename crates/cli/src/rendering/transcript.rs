@@ -6,6 +6,7 @@ use forge_api::{AgentEvent, OutputStream, ToolCallId, ToolOutcome, TurnReport};
 use super::lines::{LiveLines, fit};
 use crate::terminal::{self, Cleaner, Paint, Role, clean, clean_line};
 use crate::variables;
+use crate::waiting;
 use crate::writer::{WriteError, Writer};
 
 /// Where tool calls and their output are shown.
@@ -114,7 +115,11 @@ impl Transcript {
         let line = format!("{}\n", self.paint.paint(Role::Warning, text));
         match self.progress {
             Progress::WithAnswer => self.stdout.write(line).await,
-            Progress::Hidden | Progress::Stderr => self.stderr.write(line).await,
+            Progress::Hidden | Progress::Stderr => {
+                // What was said before must stand before.
+                self.stdout.flush().await?;
+                self.stderr.write(line).await
+            }
         }
     }
 
@@ -157,7 +162,10 @@ impl Transcript {
         self.after_call = false;
         self.current = None;
         self.open = !text.ends_with('\n');
-        self.stdout.write(text).await
+        waiting::make_room();
+        self.stdout.write(text).await?;
+        waiting::left_open(self.open && terminal::is_terminal(OutputStream::Stdout));
+        Ok(())
     }
 
     async fn started(
@@ -275,6 +283,7 @@ impl Transcript {
 
     async fn show(&mut self, text: String) -> Result<(), WriteError> {
         self.after_call = true;
+        waiting::make_room();
         match self.progress {
             Progress::Hidden => Ok(()),
             Progress::Stderr => {
@@ -290,7 +299,8 @@ impl Transcript {
     }
 
     async fn close_line(&mut self) -> Result<(), WriteError> {
-        if std::mem::take(&mut self.open) {
+        waiting::make_room();
+        if std::mem::take(&mut self.open) && !waiting::has_completed() {
             self.stdout.write("\n").await?;
         }
         Ok(())

@@ -17,7 +17,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A scripted model server on the loopback, for as long as this lives.
 pub(crate) struct Server {
-    model: ScriptedModel,
+    pub(crate) model: ScriptedModel,
     _runtime: Runtime,
 }
 

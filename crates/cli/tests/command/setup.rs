@@ -88,11 +88,17 @@ fn where_it_fails_nothing_else_is_run_and_it_is_tried_again() {
                 .contains("error: the setup of .forge/config.toml failed: it exited with 1")
         );
     }
-    let model = Server::start(Script::new([Answer::text("Done.")]));
+    let model = Server::start(Script::new([
+        Answer::calls([Call::shell("touch made", "Make")]),
+        Answer::text("Done."),
+    ]));
     let mut task = world.forge(&["-m", "openai/scripted", "-p", "go"]);
     model.tell(&mut task);
     let actual = run(&mut task);
     assert_eq!((actual.code, actual.stdout.as_str()), (Some(125), ""), "{}", actual.stderr);
+    assert!(
+        actual.stderr.contains("why\nerror: the setup of .forge/config.toml failed: it exited")
+    );
     world.write("project/ready", "");
     let actual = run(&mut world.forge(&["exec", "--", "ls"]));
     assert_eq!((actual.code, actual.stdout.as_str()), (Some(0), "ready\n"), "{}", actual.stderr);
@@ -133,7 +139,7 @@ fn an_answer_at_the_terminal_holds_from_then_on() {
 }
 
 #[test]
-fn a_conversation_is_set_up_before_the_first_turn_and_goes_on_where_that_failed() {
+fn a_conversation_is_set_up_by_its_first_tool_and_goes_on_where_that_failed() {
     let world = with_setup("[setup]\nrun = \"echo made >made; exit 3\"\n");
     agree(&world, "always");
     let model = Server::start(Script::new([
@@ -142,12 +148,17 @@ fn a_conversation_is_set_up_before_the_first_turn_and_goes_on_where_that_failed(
     ]));
     let program = "\"$FORGE\" -m openai/scripted --apply never";
     let mut screen = Screen::running(&world, &model, program);
-    screen.expect("failed: it exited with 3");
     screen.enter("look");
-    screen.expect("Seen.");
+    screen.expect("setting up, as .forge/config.toml says: ");
+    screen.expect("failed: it exited with 3");
+    screen.enter("look again");
+    let shown = screen.expect("Seen.");
+    assert!(!shown.contains("setting up"), "{shown}");
     screen.enter("/quit");
     screen.expect("all-done");
-    assert!(model.results()[0].contains("made\n"), "{:?}", model.results());
+    let results = model.results();
+    assert!(results[0].contains("not carried out: the environment could not be set up"));
+    assert!(results[1].contains("made\n"), "{results:?}");
 }
 
 #[test]
@@ -176,6 +187,33 @@ fn each_microvm_has_it_once() {
     assert_eq!((actual.code, actual.stdout.as_str()), (Some(0), "once\n"), "{}", actual.stderr);
     send(&serving.child, Signal::TERM);
     assert_eq!(wait(serving.child).code, Some(0));
+}
+
+#[test]
+fn a_turn_without_tools_sets_nothing_up() {
+    let world = with_setup(COUNTED);
+    agree(&world, "always");
+    let model = Server::start(Script::new([Answer::text("Hello.")]));
+    let mut task = world.forge(&["-m", "openai/scripted", "-p", "hello"]);
+    model.tell(&mut task);
+    let actual = run(&mut task);
+    assert_eq!((actual.code, actual.stdout.as_str()), (Some(0), "Hello.\n"), "{}", actual.stderr);
+    assert!(!actual.stderr.contains("setting up"), "{}", actual.stderr);
+    assert_eq!(exec(&world, &[]).stdout, "once\n");
+}
+
+#[test]
+fn ctrl_c_ends_it_and_the_task() {
+    let world = with_setup("[setup]\nrun = \"echo begun; sleep 1000\"\n");
+    agree(&world, "always");
+    let model = Server::start(Script::new([Answer::calls([Call::shell("touch made", "Make")])]));
+    let program = "\"$FORGE\" -m openai/scripted -p go";
+    let mut screen = Screen::running(&world, &model, program);
+    screen.expect("setting up, as .forge/config.toml says: echo begun; sleep 1000");
+    screen.expect("begun\r\n");
+    screen.send("\x03");
+    screen.expect("code=130");
+    screen.expect("all-done");
 }
 
 #[test]

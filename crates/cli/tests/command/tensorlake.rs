@@ -10,13 +10,14 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use forge_scripted_model::Script;
+use forge_scripted_model::{Answer, Call, Delivery, Fault, FaultKind, Place, Script};
 use forge_tensorlake_testserver::{Creation, Daemon, ServerOptions, TestServer};
 use pretty_assertions::assert_eq;
 use rustix::process::Signal;
 use tokio::runtime::Runtime;
 
 use crate::harness::{Server, World, is_alive, run, run_with_stdin, send, wait, wait_until};
+use crate::terminal::Screen;
 
 const KEY: &str = "tl_s3cret";
 
@@ -114,6 +115,74 @@ fn a_command_is_one_request_and_the_project_goes_in_and_comes_back_by_few() {
     // is, and the mark; the command; the list of what there is then.
     assert_eq!(between, [run, run, run, "PUT /api/v1/files", run, run, run, run, run]);
     assert!(last.starts_with(&format!("DELETE {sandboxes}/sb")), "{requests:?}");
+}
+
+/// A run of the model with this server.
+fn task(cloud: &Cloud, model: &Server) -> Command {
+    let mut command = cloud.forge(&["-m", "openai/scripted", "-p", "go"]);
+    model.tell(&mut command);
+    command
+}
+
+#[test]
+fn a_turn_without_tools_makes_no_microvm_and_sets_nothing_up() {
+    let cloud = Cloud::usual();
+    cloud.world.write("project/.forge/config.toml", "[setup]\nrun = \"touch made\"\n");
+    cloud.world.write("home/.config/forge/config.toml", "[setup]\nwhen = \"always\"\n");
+    let model = Server::start(Script::new([Answer::text("Hello.")]));
+    let actual = run(&mut task(&cloud, &model));
+    assert_eq!((actual.code, actual.stdout.as_str()), (Some(0), "Hello.\n"), "{}", actual.stderr);
+    assert_eq!(cloud.server.requests(), []);
+
+    let options = format!("--tensorlake {KEY} --tensorlake-url {}", cloud.server.url());
+    let program = format!("\"$FORGE\" {options} -m openai/scripted");
+    let mut screen = Screen::running(&cloud.world, &model, &program);
+    for _ in 0..2 {
+        screen.enter("hello");
+        screen.expect("Hello.");
+    }
+    screen.enter("/quit");
+    screen.expect("code=0");
+    assert_eq!(cloud.server.requests(), []);
+}
+
+#[test]
+fn the_microvm_and_the_project_are_on_their_way_while_the_model_still_speaks() {
+    let cloud = Cloud::usual();
+    cloud.world.write("project/file", "x\n");
+    let fault = Fault::first(1, FaultKind::Silent(Place::InToolCall));
+    let answers = [Answer::calls([Call::shell("touch made", "Make")]), Answer::text("Done.")];
+    let model = Server::start(Script::new(answers).with_fault(fault));
+    let child = task(&cloud, &model).spawn().unwrap();
+    // The call is named and has not ended.
+    let run = |cloud: &Cloud| cloud.server.count("POST", "/api/v1/processes/run");
+    wait_until("the project is in the microVM", || run(&cloud) == 6);
+    assert_eq!((cloud.creations(), cloud.server.count("PUT", "/api/v1/files")), (1, 1));
+    send(&child, Signal::INT);
+    assert_eq!(wait(child).code, Some(130));
+    cloud.is_settled();
+}
+
+#[test]
+fn a_microvm_that_is_made_anew_in_the_middle_of_a_turn_is_set_up_before_the_next_answers_tools() {
+    let cloud = Cloud::usual();
+    cloud.world.write("project/.forge/config.toml", "[setup]\nrun = \"echo once >>ran\"\n");
+    cloud.world.write("home/.config/forge/config.toml", "[setup]\nwhen = \"always\"\n");
+    let look = || Answer::calls([Call::shell("cat ran || echo none", "Look at what ran")]);
+    let script = Script::new([look(), look(), look(), Answer::text("Done.")]);
+    let model = Server::start(script.delivered(Delivery { delay_ms: 200, ..Delivery::default() }));
+    let child = task(&cloud, &model).spawn().unwrap();
+    wait_until("the model is asked again", || model.model.requests().len() == 2);
+    cloud.server.terminate(&cloud.server.running()[0]);
+    let actual = wait(child);
+    assert_eq!(actual.code, Some(0), "{}", actual.stderr);
+    assert_eq!(actual.stderr.matches("setting up, as .forge/config.toml says").count(), 2);
+    let results = model.results();
+    for (result, expected) in results.iter().zip(["once\n", "none\n", "once\n"]) {
+        assert!(result.contains(expected), "{results:?}");
+    }
+    assert_eq!(cloud.creations(), 2);
+    assert_eq!(cloud.server.running(), [""; 0]);
 }
 
 fn fifty_calls(daemon: Daemon, creation: Creation) {

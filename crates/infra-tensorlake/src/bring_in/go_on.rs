@@ -43,6 +43,7 @@ impl Inner {
         let taken_in = self.follow(guest, source, &mut paths, &listing, Precedence::Host).await?;
         info!(paths = taken_in.updated_paths, "The sandbox follows the host.");
         self.set_mark(guest).await?;
+        self.note_secrets(&listing.left_out);
         let (sandbox, left_out) = (Some(guest.ready.id.clone()), listing.left_out);
         Ok(Sent { sandbox, paths, left_out, history: None })
     }

@@ -18,6 +18,7 @@ use crate::bring_back::GuestState;
 use crate::environment::{Inner, TensorlakeEnvironment};
 use crate::failure::{RequestError, unavailable};
 use crate::guest::word;
+use crate::lifecycle::Ready;
 use crate::progress::{Progress, Telling};
 use crate::scripts::{Guest, Script};
 use crate::upload::Upload;
@@ -168,6 +169,7 @@ impl Inner {
         let history = self.bring_history(guest, &listing.left_out).await?;
         self.begin_bring_back(guest).await?;
         self.set_mark(guest).await?;
+        self.note_secrets(&listing.left_out);
         *self.bring_in.resumed() = None;
         let (sandbox, left_out) = (Some(guest.ready.id.clone()), listing.left_out);
         *sent = Sent { sandbox, paths, left_out, history };
@@ -186,6 +188,11 @@ impl Inner {
             Ok(output) => Err(self.refused(guest, &output.complaint)),
             Err(error) => Err(error.in_environment(OPERATION)),
         }
+    }
+
+    /// Whether this sandbox has the project. Waits for whoever is bringing it in.
+    pub(crate) async fn has_project(&self, ready: &Ready) -> bool {
+        self.bring_in.sent.lock().await.sandbox.as_ref() == Some(&ready.id)
     }
 
     /// Sees to it that the workspace is empty. What an attempt before this one left there goes; what somebody else has there

@@ -4,8 +4,7 @@ use std::error::Error;
 use std::path::Path;
 
 use forge_domain::{
-    ByteRange, CommandIo, Commands, Describe, Ending, Existing, Files, Lifecycle, Removal,
-    WriteOptions,
+    ByteRange, CommandIo, Commands, Ending, Existing, Files, Lifecycle, Removal, WriteOptions,
 };
 use forge_infra_tensorlake::TensorlakeEnvironment;
 use serde_json::{Value, json};
@@ -110,7 +109,7 @@ async fn use_everything(environment: &TensorlakeEnvironment, what: &str) {
         }
         Err(error) => assert_hidden(what, &error),
     }
-    if let Err(error) = environment.describe().await {
+    if let Err(error) = environment.prepare().await {
         assert_hidden(what, &error);
     }
     if let Err(error) = environment.read(path, ByteRange { offset: 0, max_bytes: 9 }).await {
