@@ -20,7 +20,7 @@ names "$@" >"$K/names" || exit
 cd -P -- "$W" || exit
 pack() {
   tar -c --format=gnu --no-recursion --hard-dereference --ignore-failed-read --null --verbatim-files-from \
-    -T "$K/names" -f - 2>"$K/pack-errors" || [ $? = 1 ] || echo "cannot pack: $(tail -n 1 "$K/pack-errors")" >&2
+    -T "$K/names" -f - 2>"$K/pack-errors" || [ $? = 1 ] || [ ! -s "$K/pack-errors" ] || echo "cannot pack: $(tail -n 1 "$K/pack-errors")" >&2
 }
 if command -v gzip >/dev/null; then kind=gzip; pack | gzip -1 >"$archive" || exit
 else kind=plain; pack >"$archive" || exit; fi
