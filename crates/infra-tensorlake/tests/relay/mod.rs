@@ -37,6 +37,8 @@ pub(crate) enum Fate {
     CutMidway,
     /// It goes on when it is released.
     Hold,
+    /// It goes on, and nothing comes back on its connection until it is released.
+    HoldAnswer,
 }
 
 type Decide = dyn Fn(&Request) -> Fate + Send + Sync;
@@ -142,14 +144,15 @@ impl Shared {
             self.connections.lock().unwrap().push(connection.try_clone().unwrap());
         }
         let answers = (server.try_clone().unwrap(), client.try_clone().unwrap());
-        let this = Arc::clone(&self);
-        thread::spawn(move || this.answer(answers.0, answers.1, target));
-        self.ask(&client, &server);
+        let holds = Arc::new(AtomicBool::new(false));
+        let (this, held) = (Arc::clone(&self), Arc::clone(&holds));
+        thread::spawn(move || this.answer(answers.0, answers.1, target, &held));
+        self.ask(&client, &server, &holds);
         drop((client.shutdown(Shutdown::Both), server.shutdown(Shutdown::Both)));
     }
 
     /// `None` when the connection ends.
-    fn ask(&self, client: &TcpStream, mut server: &TcpStream) -> Option<()> {
+    fn ask(&self, client: &TcpStream, mut server: &TcpStream, holds: &AtomicBool) -> Option<()> {
         let mut client = BufReader::new(client);
         loop {
             let request = read_request(&mut client)?;
@@ -172,8 +175,11 @@ impl Shared {
                 }
                 Fate::Hold => {
                     self.held.fetch_add(1, Ordering::SeqCst);
-                    let is_released = self.is_released.lock().unwrap();
-                    drop(self.released.wait_while(is_released, |is_released| !*is_released));
+                    self.wait_for_release();
+                }
+                Fate::HoldAnswer => {
+                    self.held.fetch_add(1, Ordering::SeqCst);
+                    holds.store(true, Ordering::SeqCst);
                 }
             }
             // At once: a server that answers without having looked at the body closes a connection on which that is not whole.
@@ -181,7 +187,18 @@ impl Shared {
         }
     }
 
-    fn answer(&self, mut server: TcpStream, mut client: TcpStream, target: SocketAddr) {
+    fn wait_for_release(&self) {
+        let is_released = self.is_released.lock().unwrap();
+        drop(self.released.wait_while(is_released, |is_released| !*is_released));
+    }
+
+    fn answer(
+        &self,
+        mut server: TcpStream,
+        mut client: TcpStream,
+        target: SocketAddr,
+        holds: &AtomicBool,
+    ) {
         let (sender, due) = mpsc::channel::<(Instant, Vec<u8>)>();
         let delay = self.delay;
         let (theirs, ours) = (target.to_string(), self.own.to_string());
@@ -196,6 +213,9 @@ impl Shared {
         });
         let mut piece = vec![0; 64 * 1024];
         while let Ok(read @ 1..) = server.read(&mut piece) {
+            if holds.load(Ordering::SeqCst) {
+                self.wait_for_release();
+            }
             let bytes = replaced(&piece[..read], theirs.as_bytes(), ours.as_bytes());
             if sender.send((Instant::now(), bytes)).is_err() {
                 break;
