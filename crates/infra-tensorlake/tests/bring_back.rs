@@ -241,6 +241,22 @@ async fn a_guest_without_room_says_so_and_what_was_changed_is_handed_over_once_i
     }
 }
 
+/// What is large lies in the guest until it was fetched, and no longer than until something else is.
+#[tokio::test]
+async fn no_archives_gather_in_the_guest() {
+    let tools = Tools::with(&[]);
+    let stage = staged(&tools).await;
+    let archives = "ls -d ../scratch/*/back-* | wc -l";
+    for round in 0..3 {
+        stage.run("head -c 3000000 /dev/urandom >large").await;
+        let (kept, outcome) = stage.bring_back().await;
+        outcome.unwrap();
+        assert_eq!(kept[Path::new("large")], "file of 3000000");
+        assert_eq!(stage.run(archives).await, "1\n", "after round {round}");
+    }
+    stage.environment.close().await.unwrap();
+}
+
 #[tokio::test]
 async fn a_guest_that_has_lost_a_tool_is_told_by_its_name() {
     for (tool, expected) in [("find", "GNU find"), ("tar", "GNU tar")] {
