@@ -127,6 +127,15 @@ impl Executor {
         }
     }
 
+    /// Has a close wait no longer for what was changed where the environment is elsewhere: it stays there, and that it does
+    /// is what the close fails with. Nothing where nothing is waited for.
+    pub fn give_up_changes(&self) {
+        match self {
+            Self::Sandbox(_) | Self::Local(_) => {}
+            Self::Tensorlake(microvm) => microvm.give_up_changes(),
+        }
+    }
+
     /// What became of the microVMs that other runs had left behind, which is seen to beside everything else; each is told
     /// once.
     #[must_use]

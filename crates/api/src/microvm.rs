@@ -22,6 +22,7 @@ use forge_infra_sandbox::{
 };
 use forge_infra_tensorlake::{ConfigError, TensorlakeConfig, TensorlakeEnvironment};
 use tokio::sync::OnceCell;
+use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::ProjectOptions;
@@ -55,6 +56,8 @@ pub(crate) struct Kept {
     session: Mutex<Option<Arc<OpenSession>>>,
     used: Mutex<Option<UsedSession>>,
     closed: OnceCell<Result<(), String>>,
+    /// What was changed is waited for no longer.
+    given_up: CancellationToken,
 }
 
 /// What lists the workspace for the guest. A session is open by then, and notes that the host is looked at, before anything is
@@ -107,6 +110,7 @@ impl Microvm {
                 session: Mutex::default(),
                 used: Mutex::default(),
                 closed: OnceCell::new(),
+                given_up: CancellationToken::new(),
             });
             let record = MicrovmRecord {
                 kept: Arc::clone(&made),
@@ -158,6 +162,13 @@ impl Microvm {
     /// What is to be said of the project's history, once the project was brought in.
     pub(crate) async fn history_note(&self) -> Option<String> {
         self.guest.history_note().await
+    }
+
+    /// Waits no longer for what was changed, at the end: it stays in the microVM, which stays on record.
+    pub(crate) fn give_up_changes(&self) {
+        if let Some(kept) = &self.kept {
+            kept.given_up.cancel();
+        }
     }
 
     /// The session on this machine, once there is one.
@@ -230,10 +241,12 @@ impl Microvm {
             None => Ok(()),
             Some(session) => {
                 let work = self.bring_back_at_the_end(&session);
-                match tokio::time::timeout(RETURN_LIMIT, work).await {
-                    Ok(Ok(())) => Ok(()),
-                    Ok(Err(error)) => Err(reason(&error)),
-                    Err(_) => Err(format!("it took longer than {RETURN_LIMIT:?}")),
+                let work = tokio::time::timeout(RETURN_LIMIT, work);
+                match kept.given_up.run_until_cancelled(work).await {
+                    Some(Ok(Ok(()))) => Ok(()),
+                    Some(Ok(Err(error))) => Err(reason(&error)),
+                    Some(Err(_)) => Err(format!("it took longer than {RETURN_LIMIT:?}")),
+                    None => Err("it was interrupted".to_owned()),
                 }
             }
         };

@@ -1,6 +1,8 @@
 //! The end of an environment, whatever came before it.
 
-use forge_api::{ForgeAPI, LeftOut, LeftOutReason, OutputStream, Signal};
+use std::pin::pin;
+
+use forge_api::{EnvironmentError, ForgeAPI, LeftOut, LeftOutReason, OutputStream, Signal};
 #[cfg(target_os = "linux")]
 use forge_api::{SessionId, SessionOrigin, SessionStore, StoredSummary};
 
@@ -14,7 +16,7 @@ use crate::failure::{self, Failure};
 #[cfg(target_os = "linux")]
 use crate::pending::Pending;
 use crate::settings::Settings;
-use crate::signals::Signals;
+use crate::signals::{Arrival, Signals};
 use crate::stdin;
 use crate::terminal::{Paint, is_terminal};
 
@@ -76,7 +78,7 @@ impl Left {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Closed {
     pub(crate) left: Left,
-    /// The signal that came while the user was asked.
+    /// The signal that came while it was closed or the user was asked.
     pub(crate) ended_by: Option<Signal>,
 }
 
@@ -104,7 +106,8 @@ pub(crate) async fn close(api: &ForgeAPI, closing: Closing<'_>, signals: &mut Si
     let mut done = Closed::default();
     let left_out = api.executor().left_out().await;
     let history = api.executor().history_note().await;
-    let closed = api.close().await;
+    let (closed, ended_by) = close_with_signals(api, signals, paint).await;
+    done.ended_by = ended_by;
     #[cfg(target_os = "linux")]
     for ended in api.executor().take_ended_microvms() {
         crate::microvms::say(&ended, paint);
@@ -153,7 +156,7 @@ pub(crate) async fn close(api: &ForgeAPI, closing: Closing<'_>, signals: &mut Si
             End::Ask => changed_files > 0,
             End::Apply => changed_files > 0 || has_commits,
         };
-        if is_due && closed.is_ok() {
+        if is_due && closed.is_ok() && ended_by.is_none() {
             done = closing.pending.at_the_end(&used.id, end, signals, paint).await;
         }
     }
@@ -181,6 +184,37 @@ fn said_of_kept(api: &ForgeAPI, id: &str) -> String {
         };
     }
     format!("the microVM {id} was left running")
+}
+
+/// Closes, and says which signal came meanwhile. The first one changes nothing but that; the second ends the wait for what was
+/// changed in a microVM, which then keeps it.
+#[cfg_attr(not(target_os = "linux"), expect(unused_variables, reason = "nothing is kept there"))]
+async fn close_with_signals(
+    api: &ForgeAPI,
+    signals: &mut Signals,
+    paint: Paint,
+) -> (Result<(), EnvironmentError>, Option<Signal>) {
+    let mut closing = pin!(api.close());
+    let mut ended_by = None;
+    loop {
+        let arrival = tokio::select! {
+            closed = &mut closing => return (closed, ended_by),
+            arrival = signals.next() => arrival,
+        };
+        #[cfg(target_os = "linux")]
+        match ended_by {
+            Some(_) => api.executor().give_up_changes(),
+            None if api.executor().remote_id().is_some() => failure::note(
+                "what was changed is being brought back; once more leaves it in the microVM",
+                paint,
+            ),
+            None => {}
+        }
+        ended_by = Some(match arrival {
+            Arrival::Interrupt => Signal::INT,
+            Arrival::Terminate(signal) => signal,
+        });
+    }
 }
 
 /// What stayed on this machine though somebody may miss it, in words.

@@ -106,14 +106,15 @@ pub(crate) async fn run(
         pending: crate::pending::Pending::default(),
         paint,
     };
-    // The exit code is the command's, whatever was applied.
-    let _closed = closing::close(&api, closing, &mut signals).await;
+    // The exit code is the command's, whatever was applied, unless forge itself was ended.
+    let closed = closing::close(&api, closing, &mut signals).await;
+    let ended_by = stopping.ended_by.or(closed.ended_by);
     if let Some(trouble) = streams.take_trouble() {
         return Err(trouble.into());
     }
     match exit {
-        None => Ok(Conclusion::Ended(stopping.ended_by.unwrap_or(Signal::INT))),
-        Some(exit) => Ok(conclude(exit?, stopping.ended_by, paint)),
+        None => Ok(Conclusion::Ended(ended_by.unwrap_or(Signal::INT))),
+        Some(exit) => Ok(conclude(exit?, ended_by, paint)),
     }
 }
 

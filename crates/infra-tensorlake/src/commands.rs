@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use forge_domain::{
-    CommandError, CommandExit, CommandIo, CommandRequest, EnvironmentError, Fidelity, Notice,
-    Program, Stdin,
+    CommandError, CommandExit, CommandIo, CommandRequest, ControlRequest, ControlRequests, Ending,
+    EnvironmentError, Fidelity, Notice, Program, RetainedOutput, Stdin,
 };
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::description::ask;
 use crate::environment::{Inner, random_name};
 use crate::failure::{RequestError, closed, unavailable};
-use crate::follow::{FAR_FUTURE, Follower, Limits};
+use crate::follow::{FAR_FUTURE, Follower, Limits, next_request};
 use crate::guest::{
     CommandText, Delivery, Input, MARK, Refusal, command_text, shell_argv, terminal_text, word,
 };
@@ -262,6 +262,8 @@ async fn command(
     // Held to the end, so that an end which keeps the sandbox can wait for it.
     let _call = Arc::clone(&inner.calls).read_owned().await;
     inner.may_change_files();
+    let CommandIo { stdin, sink, control } = io;
+    let mut control = Some(control);
     let mut made_workspace = false;
     let mut notices = Vec::new();
     let follower = loop {
@@ -287,7 +289,13 @@ async fn command(
             None => break follower,
             Some(Refusal::Workspace { user, group }) if !made_workspace => {
                 follower.finish().await;
-                make_workspace(&inner, &guest, user, group).await?;
+                // A project may take long on its way. Who begins again begins from scratch.
+                tokio::select! {
+                    made = make_workspace(&inner, &guest, user, group) => made?,
+                    request = next_request(&mut control) => return Ok(never_begun(request)),
+                    () = abandoned.cancelled() => return Err(closed().into()),
+                    () = inner.closing.cancelled() => return Err(closed().into()),
+                }
                 made_workspace = true;
             }
             Some(refusal) => {
@@ -300,9 +308,24 @@ async fn command(
     drop(inner);
     // Nobody waits for it where the command is in the foreground.
     let _ = started.send(());
-    let mut exit = follower.follow(io, abandoned).await;
+    let control = control.unwrap_or_else(ControlRequests::none);
+    let mut exit = follower.follow(CommandIo { stdin, sink, control }, abandoned).await;
     exit.notices = notices;
     Ok(exit)
+}
+
+/// How a command ended that was asked to end before it had begun: as one does that handles no signal.
+fn never_begun(request: ControlRequest) -> CommandExit {
+    CommandExit {
+        ending: match request {
+            ControlRequest::Signal(signal) => Ending::Signalled(signal),
+            ControlRequest::Cancel => Ending::Cancelled,
+        },
+        output: RetainedOutput::default(),
+        elapsed: Duration::ZERO,
+        stopped_by: None,
+        notices: Vec::new(),
+    }
 }
 
 struct Running {

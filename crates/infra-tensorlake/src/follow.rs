@@ -425,7 +425,7 @@ fn send(permit: mpsc::Permit<'_, Piece>, queue: &mut VecDeque<(OutputStream, Byt
 }
 
 /// The next request; never, once nobody can ask any more.
-async fn next_request(control: &mut Option<ControlRequests>) -> ControlRequest {
+pub(crate) async fn next_request(control: &mut Option<ControlRequests>) -> ControlRequest {
     loop {
         let Some(requests) = control else { return std::future::pending().await };
         match poll_fn(|context| Pin::new(&mut *requests).poll_next(context)).await {

@@ -122,6 +122,9 @@ const SCRIPT_LIMIT: Duration = Duration::from_secs(120);
 /// But for those that unpack or pack a project.
 const PATIENT_LIMIT: Duration = Duration::from_secs(15 * 60);
 
+/// What a text may print at the most: a list of two million paths is shorter, compressed or not.
+const MAX_PRINTED_BYTES: usize = 256 * 1024 * 1024;
+
 /// What a text printed, and its status.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ScriptOutput {
@@ -178,10 +181,17 @@ impl Guest {
         let (mut process, _) =
             self.start(Replay::Counted, |way| script.launch(way, &token)).await?;
         let (mut lines, mut complaint, mut status) = (Vec::new(), String::new(), None);
+        let mut printed_bytes = 0;
         'all: loop {
             for event in process.next().await.map_err(|lost| lost.error)? {
                 match event {
                     ProcessEvent::Line(OutputStream::Stdout, line) => {
+                        printed_bytes += line.len();
+                        if printed_bytes > MAX_PRINTED_BYTES {
+                            return Err(RequestError::Unreadable(
+                                "the guest printed more than it may".to_owned(),
+                            ));
+                        }
                         match line.strip_prefix(&token).and_then(|rest| rest.trim().parse().ok()) {
                             Some(code) => status = Some(code),
                             None => lines.push(line),

@@ -15,8 +15,15 @@ mod harness;
 #[cfg(target_os = "linux")]
 mod hostile;
 #[cfg(target_os = "linux")]
+mod interrupt;
+#[cfg(target_os = "linux")]
 mod leftovers;
 mod live;
+#[cfg(target_os = "linux")]
+mod lying;
+#[cfg(target_os = "linux")]
+#[path = "../../../infra-tensorlake/tests/relay/mod.rs"]
+mod relay;
 #[cfg(target_os = "linux")]
 mod resume;
 #[cfg(target_os = "linux")]

@@ -7,7 +7,8 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path, PathBuf};
 
 /// Lists the tree and the rules, as [`PRINT_LIST`] prints it, compressed where that can be. `$1` is `settle` where what was written just now has to
-/// be told apart from what is written next: the clock for inodes goes in steps of a few milliseconds.
+/// be told apart from what is written next: the clock for inodes goes in steps of a few milliseconds. A list that is longer than
+/// is read ends there.
 pub(crate) const LIST_TREE: &str = r#"mkdir -p -- "$K"
 find "$K" -maxdepth 0 -printf '' 2>/dev/null || { echo "lacks GNU find"; exit; }
 cd -P -- "$W" || exit
@@ -37,8 +38,8 @@ list() {
 
 /// Prints what `list` prints, which is given `$list_of`.
 pub(crate) const PRINT_LIST: &str = r#"
-if command -v gzip >/dev/null; then echo "ok gzip"; list "$list_of" | gzip -1 | base64 -w 8192
-else echo "ok plain"; list "$list_of" | base64 -w 8192; fi
+if command -v gzip >/dev/null; then echo "ok gzip"; list "$list_of" | head -c 1073741824 | gzip -1 | base64 -w 8192
+else echo "ok plain"; list "$list_of" | head -c 1073741824 | base64 -w 8192; fi
 "#;
 
 /// No guest has more than so many paths, as far as this goes.
@@ -131,6 +132,7 @@ impl GuestTree {
         let now = nanoseconds(&fields.next()?).ok_or_else(|| invalid("it has no time"))?;
         let fresh_since = now.saturating_sub(CLOCK_STEP_NANOSECONDS);
         let mut tree = Self::default();
+        let mut entries = 0;
         loop {
             let head = fields.next()?;
             if head == b"refs" {
@@ -147,7 +149,8 @@ impl GuestTree {
             if stat.kind == GuestKind::Symlink {
                 stat.target = OsStr::from_bytes(&target).into();
             }
-            if tree.paths.len() >= MAX_ENTRIES {
+            entries += 1;
+            if entries > MAX_ENTRIES {
                 return Err(invalid("it has more than two million entries"));
             }
             tree.paths.insert(path, stat);
