@@ -90,8 +90,8 @@ async fn a_guest_that_lacks_a_tool_is_refused_by_the_tools_name() {
         ("tar", image("tar")),
         ("gzip", image("gzip")),
         ("sha256sum", image("sha256sum")),
-        // What empties the workspace finds it first.
-        ("find", "find: not found".to_owned()),
+        // The first look at the guest finds it first.
+        ("find", "its image lacks find".to_owned()),
     ] {
         let host = small();
         let tools = Tools::all();
