@@ -107,11 +107,17 @@ impl Inner {
     }
 
     fn remarks_on_the_project(&self) -> Vec<String> {
-        let mut remarks = vec![
+        let git = match self.config.history {
+            Some(_) => {
+                "git has the user's branches and tags, where the project is a repository; commits \
+                 reach the user's as refs when they are applied."
+            }
+            None => "git's own directory is not either.",
+        };
+        let mut remarks = vec![format!(
             "The project's files are copies: what the user's ignore rules leave out is not among \
-             them, and git's own directory is not either."
-                .to_owned(),
-        ];
+             them; {git}"
+        )];
         let Some(secrets) = self.secrets().clone() else {
             remarks.push(
                 "Files of the project that hold secrets (.env, private keys and the like) stay on \

@@ -13,8 +13,11 @@ use crate::failure::unavailable;
 use crate::guest::word;
 use crate::scripts::{Guest, Script};
 
-/// Takes over the scratch directory `K` of the process before, which was `B`. A second time it finds that done.
-const TAKE_OVER: &str = r#"[ ! -e "$B/begun" ] || { rm -rf -- "$K" && mv -- "$B" "$K"; } || exit
+/// Takes what tells of the project out of the scratch directory `B` of the process before, which stays as it is: until it is
+/// written down that `K` has it, that one is looked into.
+const TAKE_OVER: &str = r#"for name in begun refs; do
+  [ ! -e "$B/$name" ] || cp -- "$B/$name" "$K/$name" || exit
+done
 rm -f -- "$K/project"
 [ -e "$K/begun" ] && echo ok
 "#;
@@ -38,8 +41,10 @@ impl Inner {
         if taken.lines.first().map(String::as_str) != Some("ok") {
             return Err(self.refused(guest, &taken.complaint));
         }
+        // Until it follows the host, what it has is older than what the session has.
+        let record = GuestState::write(&known, &self.scratch, Some(&paths));
+        self.record.fill(&self.owned_name(), record).await?;
         *self.bring_back.known() = Some(known);
-        self.record_state().await?;
         let taken_in = self.follow(guest, source, &mut paths, &listing, Precedence::Host).await?;
         info!(paths = taken_in.updated_paths, "The sandbox follows the host.");
         self.set_mark(guest).await?;
