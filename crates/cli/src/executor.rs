@@ -47,7 +47,10 @@ pub(crate) fn config(
         #[cfg(not(target_os = "linux"))]
         Choice::Sandbox(_) => return Err(SettingsError::from(ChoiceError::NoSandboxHere).into()),
         Choice::Tensorlake(choice) => {
-            let mut config = choice.config.clone().environment(environment);
+            // The user's own variables come last and win.
+            let mut all = git::identity();
+            all.extend(environment);
+            let mut config = choice.config.clone().environment(all);
             config.progress = waiting::shown();
             ExecutorConfig::Tensorlake(Box::new(config))
         }

@@ -683,3 +683,20 @@ fn the_history_of_a_linked_worktree_goes_in_and_its_commits_come_back() {
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
     assert_eq!(host_git(&cloud, &["-C", main, "rev-parse", "taken"]), format!("{head}\n"));
 }
+
+#[test]
+fn the_users_name_for_commits_is_passed_on_and_nothing_else_of_git() {
+    let cloud = Cloud::usual();
+    cloud.world.write(
+        "home/.gitconfig",
+        "[user]\n\tname = Ada\n\temail = ada@example.org\n[alias]\n\tx = status\n",
+    );
+    let script = "git init -q . && git commit -q --allow-empty -m one && git log --format='%an %ae %cn'; git config alias.x";
+    let ended = run(&mut cloud.forge(&["exec", "-c", script]));
+    assert_eq!(
+        (ended.code, &*ended.stdout),
+        (Some(1), "Ada ada@example.org Ada\n"),
+        "{}",
+        ended.stderr
+    );
+}
