@@ -24,6 +24,8 @@ use crate::microvm_commits::keep_commits;
 const LOOK_LIMIT: Duration = Duration::from_secs(15);
 /// How long what was changed may take on its way back, a resumption included.
 const FETCH_LIMIT: Duration = Duration::from_secs(60);
+/// The same where somebody asks for that session.
+const ASKED_FETCH_LIMIT: Duration = Duration::from_secs(600);
 /// So long after it was asked for, a microVM that its server does not know may still come to be.
 const CREATION_LIMIT: Duration = Duration::from_secs(600);
 
@@ -102,8 +104,7 @@ impl LeftoverMicrovms {
     /// Whether a microVM is one of the server that is asked here.
     #[must_use]
     pub fn is_of_this_server(&self, microvm: &StoredMicrovm) -> bool {
-        let plain = |url: &str| url.trim_end_matches('/').to_owned();
-        plain(&microvm.server) == plain(&self.server) && microvm.namespace == self.namespace
+        is_of_server(microvm, &self.server, &self.namespace)
     }
 
     /// Asks how a microVM stands. Bounded by the limit.
@@ -146,7 +147,7 @@ impl LeftoverMicrovms {
             if microvm.r#use == MicrovmUse::Kept && which == WhichMicrovms::Abandoned {
                 continue;
             }
-            let end = match self.end_one(&open, &microvm).await {
+            let end = match self.end_one(&open, &microvm, which).await {
                 Ok(end) => end,
                 Err(reason) => MicrovmEnd::Left(reason),
             };
@@ -199,6 +200,7 @@ impl LeftoverMicrovms {
         &self,
         open: &Arc<OpenSession>,
         microvm: &StoredMicrovm,
+        which: WhichMicrovms,
     ) -> Result<MicrovmEnd, String> {
         if !self.is_of_this_server(microvm) {
             return Err(format!("it is on another server, {}", microvm.server));
@@ -238,8 +240,12 @@ impl LeftoverMicrovms {
         let summary = match microvm.r#use {
             MicrovmUse::Kept => None,
             MicrovmUse::Session => {
-                let fetch = tokio::time::timeout(FETCH_LIMIT, self.fetch(open, &found.id)).await;
-                let fetched = fetch.unwrap_or_else(|_| Err(silent(FETCH_LIMIT)));
+                let limit = match which {
+                    WhichMicrovms::Abandoned => FETCH_LIMIT,
+                    WhichMicrovms::All => ASKED_FETCH_LIMIT,
+                };
+                let fetch = tokio::time::timeout(limit, self.fetch(open, &found.id)).await;
+                let fetched = fetch.unwrap_or_else(|_| Err(silent(limit)));
                 fetched.map_err(|reason| {
                     format!("what was changed in it cannot be fetched: {reason}")
                 })?
@@ -276,7 +282,18 @@ impl LeftoverMicrovms {
         for (path, reason) in &not_returned.left {
             warn!(path = %path.display(), reason, "A change could not be fetched.");
         }
-        keep_commits(&guest, open).await.map_err(|error| reason(&error))?;
+        let way = |stays: String| {
+            let id = open.id();
+            format!(
+                "{stays}; when the rest is applied, forge discard {id} gives that up, and stop deletes it"
+            )
+        };
+        keep_commits(&guest, open)
+            .await
+            .map_err(|error| way(format!("commits stay in it: {}", reason(&error))))?;
+        if let Some(missing) = not_returned.missing() {
+            return Err(way(format!("not all of it can be kept here: {missing}")));
+        }
         let open = Arc::clone(open);
         // Also where nothing had changed: nobody has counted yet.
         let counted = blocking(move || open.receive()?.finish()).await;
@@ -294,6 +311,12 @@ fn kept_paths(open: &Arc<OpenSession>) -> Result<Vec<PathBuf>, SessionError> {
     let changes = open.layers_unmounted()?.changes().map_err(failed)?.changes;
     let there = changes.into_iter().filter(|change| change.after.is_some());
     Ok(there.map(|change| change.path).collect())
+}
+
+/// Whether a microVM is one of this server, which may be written with a slash at its end or without.
+pub(crate) fn is_of_server(microvm: &StoredMicrovm, server: &str, namespace: &str) -> bool {
+    let plain = |url: &str| url.trim_end_matches('/').to_owned();
+    plain(&microvm.server) == plain(server) && microvm.namespace == namespace
 }
 
 fn may_come_to_be(microvm: &StoredMicrovm) -> bool {

@@ -42,6 +42,8 @@ pub struct Microvm {
     has_history: bool,
     /// What the project's rules ignore of what is in it, when that was last looked at.
     ignored_files: Arc<AtomicU64>,
+    /// What could not be brought back when that was last tried.
+    stays: Arc<Mutex<Option<String>>>,
     /// On the microVMs that others have left behind.
     leftover: Option<Arc<LeftoverWork>>,
 }
@@ -128,7 +130,8 @@ impl Microvm {
         let has_history = config.history.is_some();
         let guest = TensorlakeEnvironment::new(config, workspace.clone())?;
         let ignored_files = Arc::default();
-        Ok(Self { guest, kept, has_history, ignored_files, leftover: None })
+        let stays = Arc::default();
+        Ok(Self { guest, kept, has_history, ignored_files, stays, leftover: None })
     }
 
     /// Begins to fetch from the microVMs that other runs have left behind, and to delete them. To be called in a runtime.
@@ -203,9 +206,15 @@ impl Microvm {
         for (path, reason) in not_returned.iter().flat_map(|not| &not.left) {
             warn!(path = %path.display(), reason, "A change stays in the microVM.");
         }
-        if self.has_history {
-            keep_commits(&self.guest, session).await?;
+        let mut stays = not_returned.as_ref().and_then(NotReturned::missing);
+        if self.has_history
+            && let Err(error) = keep_commits(&self.guest, session).await
+        {
+            // Files come back all the same, and turns go on.
+            warn!(%error, "Commits stay in the microVM.");
+            stays = Some(format!("commits ({})", reason(&error)));
         }
+        *guard(&self.stays) = stays;
         if let Some(NotReturned { ignored_files, .. }) = not_returned {
             self.ignored_files.store(ignored_files, Ordering::Relaxed);
             if !session.is_counted() {
@@ -224,7 +233,11 @@ impl Microvm {
     ) -> Result<(), EnvironmentError> {
         self.end_background().await?;
         self.guest.look_again();
-        self.bring_back(session).await
+        self.bring_back(session).await?;
+        match guard(&self.stays).take() {
+            Some(stays) => Err(failed(format!("not all of it can be kept here: {stays}"))),
+            None => Ok(()),
+        }
     }
 
     async fn end_background(&self) -> Result<(), EnvironmentError> {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use forge_domain::{BoxedError, KeptSandbox, SandboxRecord};
 use forge_infra_sandbox::{MicrovmUse, OpenSession, StoredMicrovm};
 
+use crate::leftover::is_of_server;
 use crate::microvm::Kept;
 
 /// Opens the session, where that is not done yet, by the first microVM that is asked for.
@@ -47,8 +48,7 @@ impl SandboxRecord for MicrovmRecord {
         let session = self.kept.open()?;
         let is_ours = |microvm: &StoredMicrovm| {
             microvm.r#use == MicrovmUse::Kept
-                && microvm.server == self.server
-                && microvm.namespace == self.namespace
+                && is_of_server(microvm, &self.server, &self.namespace)
         };
         let microvm = session.microvms().into_iter().rfind(is_ours);
         let Some(StoredMicrovm { name, id: Some(id), .. }) = microvm else { return Ok(None) };

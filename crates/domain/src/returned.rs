@@ -49,6 +49,9 @@ pub enum ReturnedOrigin {
     Session,
 }
 
+/// Why a socket, a device or a fifo is not handed over: it is nothing that could be kept.
+pub const SPECIAL_FILE: &str = "it is a socket, a device or a fifo";
+
 /// What of the changes was not handed over.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct NotReturned {
@@ -57,6 +60,21 @@ pub struct NotReturned {
     /// Paths that could not be handed over, with the reason, in byte order: what cannot be read there, is no file,
     /// directory or symlink, or is too large.
     pub left: Vec<(PathBuf, String)>,
+}
+
+impl NotReturned {
+    /// What is missing of what could have been kept, in words; `None` where nothing is.
+    #[must_use]
+    pub fn missing(&self) -> Option<String> {
+        let missing = self.left.iter().filter(|(_, reason)| reason != SPECIAL_FILE);
+        let missing: Vec<_> = missing.collect();
+        let (first, reason) = missing.first()?;
+        let first = format!("{} ({reason})", first.display());
+        Some(match missing.len() {
+            1 => first,
+            count => format!("{first} and {} more", count - 1),
+        })
+    }
 }
 
 /// Keeps the changes of an environment that is not on this machine. Its calls block.

@@ -169,6 +169,8 @@ pub struct SessionCommits {
     pub refs: Vec<SessionRef>,
     /// The branch that is checked out, without `refs/heads/`.
     pub branch: Option<String>,
+    /// What the bundle builds upon.
+    pub needs: Vec<GitObjectId>,
     /// A bundle of what the host does not have, and its length; `None` where it has everything.
     pub bundle: Option<(Box<dyn io::Read + Send>, u64)>,
 }
@@ -241,11 +243,11 @@ pub enum HistoryError {
 /// Reads the history of the host's workspace. It changes nothing there, runs nothing that the repository names, and its
 /// calls block.
 pub trait HistorySource: Send + Sync + fmt::Debug {
-    /// The history as it is now.
+    /// The history as it is now, and these commits with theirs, as far as they are still there.
     ///
     /// # Errors
     /// [`HistoryError`].
-    fn take(&self) -> Result<History, HistoryError>;
+    fn take(&self, also: &[GitObjectId]) -> Result<History, HistoryError>;
 }
 
 /// Reads the host's workspace for an environment that has none of its own. It changes nothing, and its calls block.

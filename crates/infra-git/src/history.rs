@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use forge_domain::{CommitsError, GitObjectId, History, HistoryError, HistorySource};
+use forge_domain::{CommitTarget, CommitsError, GitObjectId, History, HistoryError, HistorySource};
 
 use crate::repository::HostRepository;
 use crate::run::{Input, Output, run};
@@ -55,12 +55,12 @@ impl HostHistory {
         }
     }
 
-    /// A bundle of these revisions, and its length. With a commit, its parents are taken for missing.
+    /// A bundle of these revisions, and its length. The parents of what is cut, a line each, are taken for missing.
     fn bundle(
         &self,
         repository: &HostRepository,
         revisions: &[&str],
-        cut: Option<&GitObjectId>,
+        cut: Option<&str>,
     ) -> Result<(File, u64), CommitsError> {
         let failed = |source| CommitsError::Io {
             operation: "writing to",
@@ -73,9 +73,9 @@ impl HostHistory {
         fs::remove_file(&path).map_err(failed)?;
         let mut command = repository.git.command(&repository.workspace, &repository.hooks);
         let shallow = match cut {
-            Some(commit) => {
+            Some(ends) => {
                 let path = self.unused().map_err(failed)?;
-                fs::write(&path, format!("{commit}\n")).map_err(failed)?;
+                fs::write(&path, ends).map_err(failed)?;
                 command.env("GIT_SHALLOW_FILE", &path);
                 Some(path)
             }
@@ -97,7 +97,7 @@ impl HostHistory {
 }
 
 impl HistorySource for HostHistory {
-    fn take(&self) -> Result<History, HistoryError> {
+    fn take(&self, also: &[GitObjectId]) -> Result<History, HistoryError> {
         let repository = match HostRepository::open(&self.workspace, &self.search_path) {
             Ok(repository) => repository,
             Err(CommitsError::NoRepository { .. } | CommitsError::NoGit)
@@ -127,7 +127,11 @@ impl HistorySource for HostHistory {
             cut_at_bytes: None,
             session: None,
         };
+        let holds = CommitTarget::holds(&repository, also)?;
+        let also = also.iter().zip(holds).filter(|(_, is_there)| *is_there);
+        let also: Vec<&str> = also.map(|(id, _)| id.as_str()).collect();
         let mut revisions = vec!["--branches", "--tags"];
+        revisions.extend(&also);
         if refs.head.is_some() {
             revisions.push("HEAD");
             history.tracked = repository.tracked()?;
@@ -139,12 +143,15 @@ impl HistorySource for HostHistory {
             let too_large = HistoryError::TooLarge { limit_bytes: self.max_bytes };
             let Some(head) = &refs.head else { return Err(too_large) };
             let name = history.branch.as_ref().map(|branch| format!("refs/heads/{branch}"));
-            let revisions: Vec<&str> = ["HEAD"].into_iter().chain(name.as_deref()).collect();
-            (file, length) = self.bundle(&repository, &revisions, Some(head))?;
+            let mut revisions: Vec<&str> = ["HEAD"].into_iter().chain(name.as_deref()).collect();
+            revisions.extend(&also);
+            let ends: Vec<&str> = [head.as_str()].into_iter().chain(also).collect();
+            let ends = ends.iter().map(|id| format!("{id}\n")).collect::<String>();
+            (file, length) = self.bundle(&repository, &revisions, Some(&ends))?;
             if length > self.max_bytes {
                 return Err(too_large);
             }
-            history.shallow = format!("{head}\n").into_bytes();
+            history.shallow = ends.into_bytes();
             history.cut_at_bytes = Some(self.max_bytes);
         }
         history.bundle = Some((Box::new(file), length));

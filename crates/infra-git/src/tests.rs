@@ -615,7 +615,9 @@ fn an_address_that_is_rewritten_to_a_program_runs_none() {
 fn history(place: &Place, max_bytes: u64) -> forge_domain::History {
     use forge_domain::HistorySource as _;
     let directory = place.private();
-    crate::HostHistory::new(&place.host(), OsStr::new(PATH), &directory, max_bytes).take().unwrap()
+    crate::HostHistory::new(&place.host(), OsStr::new(PATH), &directory, max_bytes)
+        .take(&[])
+        .unwrap()
 }
 
 /// What a guest makes of a bundle: the subjects of the commits that are checked out.
@@ -675,7 +677,7 @@ fn what_has_no_history_says_why() {
     use forge_domain::{HistoryError, HistorySource as _};
     let place = Place::new();
     let take = |workspace: &Path, path: &str| {
-        crate::HostHistory::new(workspace, OsStr::new(path), &place.private(), 1 << 20).take()
+        crate::HostHistory::new(workspace, OsStr::new(path), &place.private(), 1 << 20).take(&[])
     };
     assert!(take(&place.host(), PATH).is_ok());
     assert!(matches!(take(&place.root(), PATH), Err(HistoryError::NoRepository)));

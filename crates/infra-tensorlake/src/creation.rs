@@ -136,14 +136,16 @@ impl Creator {
             Ok(ready) => Some(ready),
             Err(error) => {
                 drop(owned.take());
-                if error.is_retryable() || self.closing.is_cancelled() {
-                    record.keep(&name, None).await;
-                    return Err(error);
+                // Only what has ended is of no use any more; all else may pass.
+                if !self.closing.is_cancelled()
+                    && let Ok(Standing::Gone(reason)) = look(client, lifecycle, &id).await
+                {
+                    warn!(sandbox_id = %id, %reason, "The sandbox that was kept does not run any more.");
+                    record.forget(&name).await;
+                    return Ok(Kept::Gone(Some(reason)));
                 }
-                warn!(sandbox_id = %id, %error, "The sandbox that was kept does not run any more.");
-                delete_within_limit(client, lifecycle, &id).await?;
-                record.forget(&name).await;
-                return Ok(Kept::Gone(Some(error.to_string())));
+                record.keep(&name, None).await;
+                return Err(error);
             }
         };
         info!(sandbox_id = %id, "The sandbox that was kept is gone on with.");

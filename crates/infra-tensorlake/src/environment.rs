@@ -278,6 +278,11 @@ impl Inner {
         self.mark.as_deref()
     }
 
+    /// Whether a project that is whole in the sandbox has a mark there.
+    pub(crate) fn is_marked(&self) -> bool {
+        self.mark.is_some() || self.origin == Origin::Adopted
+    }
+
     /// The name by which the sandbox is remembered.
     pub(crate) fn owned_name(&self) -> SandboxName {
         self.owned.get().map_or(SandboxName::None, |owned| owned.name)

@@ -171,3 +171,58 @@ fn a_run_that_goes_on_and_is_killed_loses_nothing() {
     assert_eq!(found, ["2\n", "2\n", "1\n"]);
     cloud.end();
 }
+
+#[test]
+fn a_project_that_is_only_half_there_is_never_taken_for_deleted() {
+    let (cloud, world) = (Cloud::start(), world());
+    let tar = r#"#!/bin/sh
+case "$*" in *-x*) [ ! -e /tmp/broken ] || exit 1 ;; esac
+exec tar.real "$@"
+"#;
+    world.write("project/tar", tar);
+    let script = "echo 2 >a; echo 1 >new; rm c; mv /usr/bin/tar /usr/bin/tar.real; cp tar /usr/bin/tar; chmod 755 /usr/bin/tar; \
+                  touch /tmp/broken";
+    exec(&cloud, &world, &["--keep-vm"], script);
+    world.write("project/b", "the user's\n");
+    fs::remove_file(world.project().join("d/e")).unwrap();
+    for options in [&["--keep-vm"][..], &[]] {
+        let ended = run(&mut cloud.forge(&world, &[&["exec"], options, &["-c", "ls"]].concat()));
+        assert_eq!(ended.code, Some(125), "{}", ended.stderr);
+        let diff = run(&mut world.forge(&["diff", "--name-only"])).stdout;
+        assert_eq!(diff, "a\nc\nnew\n", "{}", ended.stderr);
+    }
+    assert_eq!(cloud.alive(), 0);
+    let ended = exec(&cloud, &world, &[], "cat a b new; ls c d/e 2>/dev/null; true");
+    assert_eq!(ended.stdout, "2\nthe user's\n1\n", "{}", ended.stderr);
+    cloud.end();
+}
+
+#[test]
+fn commits_that_cannot_be_kept_keep_the_microvm_until_they_are_given_up() {
+    let (cloud, world) = (Cloud::start(), world());
+    let git = "git -c user.name=n -c user.email=e@x -c init.defaultBranch=main";
+    let ended =
+        run(&mut world.shell(&format!("{git} init -q && git add . && {git} commit -qm one")));
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    let script = format!("echo 2 >a; {git} commit -qam two; echo '[' >>.git/config");
+    let ended = exec(&cloud, &world, &[], &script);
+    assert!(
+        ended.stderr.contains("commits (") && ended.stderr.contains("was not deleted"),
+        "{}",
+        ended.stderr
+    );
+    assert_eq!(cloud.alive(), 1);
+    // Files have come back all the same.
+    assert_eq!(run(&mut world.forge(&["diff", "--name-only"])).stdout, "a\n");
+    let pruned = cloud.prune(&world);
+    assert_eq!((pruned.code, cloud.alive()), (Some(1), 1), "{}", pruned.stderr);
+    assert!(pruned.stderr.contains("forge discard"), "{}", pruned.stderr);
+    assert_eq!(run(&mut world.forge(&["apply"])).code, Some(0));
+    assert_eq!(in_project(&world, "a").as_deref(), Some("2\n"));
+    let list = run(&mut world.forge(&["session", "list"])).stdout;
+    let session = list.split(' ').next().unwrap().to_owned();
+    assert_eq!(run(&mut world.forge(&["discard", "--force", &session])).code, Some(0));
+    let pruned = cloud.prune(&world);
+    assert_eq!((pruned.code, cloud.alive()), (Some(0), 0), "{}", pruned.stderr);
+    cloud.end();
+}

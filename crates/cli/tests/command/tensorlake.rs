@@ -700,3 +700,39 @@ fn the_users_name_for_commits_is_passed_on_and_nothing_else_of_git() {
         ended.stderr
     );
 }
+
+#[test]
+fn commits_of_a_session_survive_what_the_host_does_to_its_branches() {
+    let cloud = Cloud::usual();
+    cloud.world.write("project/file", "1\n");
+    host_git(&cloud, &["init", "-q"]);
+    host_git(&cloud, &["add", "."]);
+    host_git(&cloud, &["commit", "-q", "-m", "first"]);
+    host_git(&cloud, &["branch", "other"]);
+    host_git(&cloud, &["commit", "-q", "--allow-empty", "-m", "tip"]);
+    let commit = "git -c user.name=n -c user.email=e@x commit -q --allow-empty";
+    let script = format!(
+        "{commit} -m second; git branch a/b; git branch gone; git checkout -q other; git rev-parse main"
+    );
+    let ended = run(&mut cloud.forge(&["exec", "-c", &script]));
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    let second = ended.stdout;
+
+    // What they were made upon is no part of any branch any more, a name is in the way, one names another, one is gone.
+    host_git(&cloud, &["commit", "-q", "--amend", "--allow-empty", "-m", "amended"]);
+    host_git(&cloud, &["branch", "-D", "other"]);
+    host_git(&cloud, &["branch", "a"]);
+    host_git(&cloud, &["symbolic-ref", "refs/heads/alias", "refs/heads/a"]);
+    let script = format!(
+        "git log --format=%s main; git symbolic-ref HEAD; git log --format=%s; git branch -D gone >/dev/null; git rev-parse main a/b; \
+         {commit} -m third"
+    );
+    let ended = run(&mut cloud.forge(&["exec", "-c", &script]));
+    let expected = format!("second\ntip\nfirst\nrefs/heads/other\nfirst\n{second}{second}");
+    assert_eq!(ended.stdout, expected, "{}", ended.stderr);
+    assert!(!ended.stderr.contains("did not go"), "{}", ended.stderr);
+    assert_eq!(run(&mut cloud.world.forge(&["apply"])).code, Some(0));
+    let all = host_git(&cloud, &["for-each-ref", "--format=%(refname) %(subject)", "refs/forge"]);
+    let all: Vec<&str> = all.lines().map(|line| line.splitn(4, '/').nth(3).unwrap()).collect();
+    assert_eq!(all, ["HEAD third", "heads/a/b second", "heads/main second", "heads/other third"]);
+}

@@ -43,6 +43,40 @@ struct Head {
 }
 
 impl KeptCommits {
+    /// The commits that the bundle builds upon, as far as its head can be read.
+    #[must_use]
+    pub fn needs(&self) -> Vec<GitObjectId> {
+        let needed = |line: &String| GitObjectId::parse(line.strip_prefix('-')?.split(' ').next()?);
+        self.head_lines().iter().filter_map(needed).collect()
+    }
+
+    /// The same with refs that name what is in the bundle: what a ref named when it was listed may be older.
+    #[must_use]
+    pub fn consistent(mut self) -> Self {
+        for line in self.head_lines() {
+            let Some((id, name)) = line.split_once(' ') else { continue };
+            let Some(id) = GitObjectId::parse(id) else { continue };
+            for one in self.refs.iter_mut().filter(|one| one.name.in_session() == name) {
+                one.id.clone_from(&id);
+            }
+        }
+        self
+    }
+
+    /// What the head of the bundle says (gitformat-bundle(5)); the bundle is read from where it was again.
+    fn head_lines(&self) -> Vec<String> {
+        let Some((file, _)) = &self.bundle else { return Vec::new() };
+        let mut file = file;
+        let Ok(begin) = file.stream_position() else { return Vec::new() };
+        let head = io::BufReader::new(file.take(MAX_HEAD_BYTES));
+        let lines = head.split(b'\n').map_while(Result::ok).take_while(|line| !line.is_empty());
+        let lines = lines.map(|line| String::from_utf8_lossy(&line).into_owned()).collect();
+        match file.seek(io::SeekFrom::Start(begin)) {
+            Ok(_) => lines,
+            Err(_) => Vec::new(),
+        }
+    }
+
     /// What is kept in a session's directory; `None` where nothing is.
     pub(super) fn read(directory: &Path) -> io::Result<Option<Self>> {
         let opened =
@@ -87,6 +121,20 @@ impl SessionStore {
 }
 
 impl OpenSession {
+    /// Keeps no commits any more.
+    ///
+    /// # Errors
+    /// What is kept cannot be removed.
+    pub fn drop_commits(&self) -> Result<(), SessionError> {
+        let path = self.path().join(KEPT);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(SessionError::io("removing", &path)(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// As [`SessionStore::kept_commits`].
     ///
     /// # Errors

@@ -35,7 +35,7 @@ impl TensorlakeEnvironment {
     /// repository, or no git.
     #[must_use]
     pub fn guest_refs(&self) -> Option<GuestRefs> {
-        self.inner.bring_back.refs().clone()
+        self.inner.bring_back.refs().as_ref().map(|(_, refs)| refs.clone())
     }
 
     /// Fetches a bundle of these refs of the guest's repository, without what was brought in with the history, and says how
@@ -69,7 +69,15 @@ impl TensorlakeEnvironment {
         };
         match size.parse() {
             Ok(size) if size <= MAX_BUNDLE_BYTES => {
-                Ok(Some((self.inner.download(path, size).await?, size)))
+                let file = self.inner.download(path, size).await?;
+                let is_of_the_same = match &*self.inner.bring_back.refs() {
+                    Some((sandbox, _)) => self.id().as_ref() == Some(sandbox),
+                    None => false,
+                };
+                // Another one knows nothing of what was committed in it.
+                is_of_the_same
+                    .then_some(Some((file, size)))
+                    .ok_or_else(|| unavailable("the sandbox was made anew meanwhile".to_owned()))
             }
             Ok(_) => Err(unavailable(format!(
                 "the commits that were made in the sandbox take more than {} GiB",

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use forge_domain::{Digest, ReturnedOrigin};
+use forge_domain::{Digest, ReturnedOrigin, SPECIAL_FILE};
 
 use super::listing::{GuestKind, GuestStat, GuestTree};
 use crate::search::Rules;
@@ -102,7 +102,7 @@ impl Difference {
             }
             let reason = match stat.kind {
                 GuestKind::Closed => "it cannot be read there",
-                GuestKind::Special => "it is a socket, a device or a fifo",
+                GuestKind::Special => SPECIAL_FILE,
                 GuestKind::File if stat.size_bytes > MAX_FETCHED_BYTES - total => "it is too large",
                 GuestKind::File | GuestKind::Directory | GuestKind::Symlink => {
                     if stat.kind == GuestKind::File {

@@ -6,12 +6,14 @@ use std::io::{self, BufRead};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path, PathBuf};
 
-/// Lists the tree and the rules, as [`PRINT_LIST`] prints it, compressed where that can be. `$1` is `settle` where what was written just now has to
+/// Lists the tree and the rules, as [`PRINT_LIST`] prints it, compressed where that can be. `$1` is `whole` where it is to be
+/// listed only as long as the project is whole in it, `settle` where what was written just now has to
 /// be told apart from what is written next: the clock for inodes goes in steps of a few milliseconds. A list that is longer than
 /// is read ends there.
 pub(crate) const LIST_TREE: &str = r#"mkdir -p -- "$K"
 find "$K" -maxdepth 0 -printf '' 2>/dev/null || { echo "lacks GNU find"; exit; }
 cd -P -- "$W" || exit
+[ "$1" != whole ] || [ -e "$K/project" ] || { echo hollow; exit; }
 [ "$1" != settle ] || sleep 0.03
 refs() {
   [ -e .git ] && command -v git >/dev/null || return 0
@@ -19,8 +21,8 @@ refs() {
   if [ -e "$K/refs" ]; then printf 'refs\0known\0'; known=$K/refs
   else printf 'refs\0own\0'; known=/dev/null; fi
   printf '%s\0' "$(git symbolic-ref -q HEAD)"
-  { id=$(git rev-parse -q --verify 'HEAD^{commit}') && echo "$id HEAD"
-    git for-each-ref --format='%(objectname) %(refname)' refs/heads refs/tags refs/notes refs/stash
+  { ! id=$(git rev-parse -q --verify 'HEAD^{commit}') || echo "$id HEAD"
+    git for-each-ref --format='%(objectname) %(refname)' refs/heads refs/tags refs/notes refs/stash || echo failed
   } | grep -vxFf "$known" | tr '\n' '\0'
 }
 list() {
@@ -110,6 +112,8 @@ pub enum RepositoryOrigin {
     Host,
     /// It was made there.
     Guest,
+    /// There is one that cannot be read there, or that names more than anybody takes over.
+    Unreadable,
 }
 
 /// The guest's tree, and the rules for what is ignored in it.
@@ -218,7 +222,8 @@ fn read_refs(fields: &mut Fields<impl BufRead>) -> io::Result<GuestRefs> {
     loop {
         match text()? {
             line if line == "rules" => return Ok(refs),
-            _ if refs.lines.len() >= MAX_REFS => return Err(invalid("it has too many refs")),
+            line if line == "failed" => refs.origin = RepositoryOrigin::Unreadable,
+            _ if refs.lines.len() >= MAX_REFS => refs.origin = RepositoryOrigin::Unreadable,
             line => refs.lines.push(line),
         }
     }
@@ -336,6 +341,10 @@ mod tests {
         };
         let text = "1|refs|known|refs/heads/x|1 HEAD|1 refs/heads/x|rules|end|";
         assert_eq!(refs(text), Some(expected));
+        let origin = |text: &str| refs(text).unwrap().origin;
+        assert_eq!(origin("1|refs|known||failed|rules|end|"), RepositoryOrigin::Unreadable);
+        let many = format!("1|refs|known||{}rules|end|", "1 refs/tags/x|".repeat(MAX_REFS + 1));
+        assert_eq!(origin(&many), RepositoryOrigin::Unreadable);
         let expected = GuestRefs {
             origin: RepositoryOrigin::Guest,
             checked_out: String::new(),

@@ -16,6 +16,7 @@ use forge_domain::{
 };
 use reqwest::Method;
 use tokio::sync::Mutex as AsyncMutex;
+use tracing::warn;
 
 use super::archive::{PACK, read_files};
 use super::compare::{Difference, Kept, Known};
@@ -43,7 +44,8 @@ pub(crate) struct BringBack {
     /// One at a time.
     turn: AsyncMutex<()>,
     known: Mutex<Option<Known>>,
-    refs: Mutex<Option<GuestRefs>>,
+    /// And which sandbox's they are.
+    refs: Mutex<Option<(String, GuestRefs)>>,
     /// What the last call found, when nothing was under way.
     found: Mutex<Option<(u64, NotReturned)>>,
 }
@@ -55,7 +57,7 @@ impl BringBack {
     }
 
     /// What the guest's git named when its tree was last listed.
-    pub(crate) fn refs(&self) -> MutexGuard<'_, Option<GuestRefs>> {
+    pub(crate) fn refs(&self) -> MutexGuard<'_, Option<(String, GuestRefs)>> {
         self.refs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -132,10 +134,12 @@ impl Inner {
     ) -> Result<Option<NotReturned>, EnvironmentError> {
         let _turn = self.bring_back.turn.lock().await;
         if self.bring_back.known().is_none() {
+            *self.bring_back.refs() = None;
             return Ok(None);
         }
         let guest = self.guest(self.ready().await?);
         if self.bring_back.known().as_ref().is_none_or(|known| known.sandbox != guest.ready.id) {
+            *self.bring_back.refs() = None;
             return Ok(None);
         }
         let standstill = self.standstill();
@@ -145,8 +149,15 @@ impl Inner {
         {
             return Ok(Some(found.clone()));
         }
-        let tree = self.list(&guest, "").await?;
-        self.bring_back.refs().clone_from(&tree.refs);
+        // What is only half there would be taken for deleted. All that was changed was handed over before it went in.
+        let how = if self.is_marked() { "whole" } else { "" };
+        let Some(tree) = self.list(&guest, how).await? else {
+            warn!("The project is not whole in the sandbox; nothing is brought back.");
+            *self.bring_back.refs() = None;
+            return Ok(None);
+        };
+        let sandbox = guest.ready.id.clone();
+        *self.bring_back.refs() = tree.refs.clone().map(|refs| (sandbox, refs));
         let Some(found) =
             self.bring_back.known().as_ref().map(|known| Difference::of(known, &tree))
         else {
@@ -184,11 +195,16 @@ impl Inner {
 
     /// What the guest's tree is, when what was written just now can be told apart from what is written next.
     pub(crate) async fn list_settled(&self, guest: &Guest) -> Result<GuestTree, EnvironmentError> {
-        self.list(guest, "settle").await
+        let tree = self.list(guest, "settle").await?;
+        tree.ok_or_else(|| unreadable(LISTING))
     }
 
-    /// Of this very sandbox: another one would have nothing of what was changed.
-    async fn list(&self, guest: &Guest, settle: &str) -> Result<GuestTree, EnvironmentError> {
+    /// `None` where it is to be whole and is not. Of this very sandbox: another one would have nothing of what was changed.
+    async fn list(
+        &self,
+        guest: &Guest,
+        settle: &str,
+    ) -> Result<Option<GuestTree>, EnvironmentError> {
         let [scratch, root] =
             [&guest.scratch, &self.workspace.root].map(|path| word(path.as_os_str()));
         let text = format!(
@@ -196,7 +212,10 @@ impl Inner {
         );
         let output = guest.script(&Script::new(text, [])).await;
         let output = output.map_err(|error| error.in_environment(LISTING))?;
-        read_tree(&output).await
+        match output.lines.first().map(String::as_str) {
+            Some("hollow") => Ok(None),
+            _ => read_tree(&output).await.map(Some),
+        }
     }
 
     /// An archive of these files, in a file of ours without a name or in memory.

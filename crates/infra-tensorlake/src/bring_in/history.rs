@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use forge_domain::{EnvironmentError, History, HistoryError, LeftOut, SessionCommits, SessionRef};
+use forge_domain::{
+    EnvironmentError, History, HistoryError, LeftOut, LeftOutReason, SessionCommits, SessionRef,
+};
 use futures_util::stream;
 use tokio::sync::mpsc;
 use tracing::info;
@@ -44,7 +46,7 @@ if [ -s ../bundle ]; then
   rm -f ../bundle
   while read -r id name; do
     case $name in refs/heads/*|refs/tags/*) echo "create $name $id" ;; esac
-  done <../refs >../updates
+  done <../refs | sort -u >../updates
   git update-ref --stdin <../updates || exit
 fi
 if [ -n "$branch" ]; then git symbolic-ref HEAD "refs/heads/$branch" || exit
@@ -56,16 +58,26 @@ if [ -s ../session ]; then
   if [ -s ../session.bundle ]; then git bundle unbundle ../session.bundle >/dev/null || exit; fi
   while read -r id name; do
     case $name in
-    HEAD) [ -n "$session_branch" ] || git update-ref --no-deref HEAD "$id" || exit ;;
-    refs/stash) git stash store -q -m 'of the session' "$id" || exit ;;
+    HEAD) [ -n "$session_branch" ] || git update-ref --no-deref HEAD "$id" || exit; continue ;;
+    refs/stash) git stash store -q -m 'of the session' "$id" 2>/dev/null || git update-ref "$name" "$id" || exit; continue ;;
     refs/heads/*)
       # What the host has merged meanwhile is not put back.
-      ! old=$(git rev-parse -q --verify "$name") || ! git merge-base --is-ancestor "$id" "$old" || continue
-      git update-ref "$name" "$id" || exit ;;
-    *) git update-ref "$name" "$id" || exit ;;
+      ! old=$(git rev-parse -q --verify "$name") || ! git merge-base --is-ancestor "$id" "$old" || continue ;;
     esac
+    # What the host has meanwhile at a name that would have to be a directory, or in one, gives way here.
+    git for-each-ref --format='%(refname)' "$name/" | while read -r other; do git update-ref -d "$other"; done
+    above=${name%/*}
+    while [ "$above" != "${above%/*}" ]; do git update-ref -d "$above" 2>/dev/null; above=${above%/*}; done
+    git update-ref "$name" "$id" || exit
   done <../session
-  [ -z "$session_branch" ] || git symbolic-ref HEAD "refs/heads/$session_branch" || exit
+  # The host may have dropped the branch meanwhile.
+  if [ -n "$session_branch" ]; then
+    if git rev-parse -q --verify "refs/heads/$session_branch" >/dev/null; then
+      git symbolic-ref HEAD "refs/heads/$session_branch" || exit
+    elif id=$(grep ' HEAD$' ../session); then
+      git update-ref "refs/heads/$session_branch" "${id%% *}" && git symbolic-ref HEAD "refs/heads/$session_branch" || exit
+    fi
+  fi
 fi
 mv .git "$W/.git" && cd -P -- "$W" || exit
 if git rev-parse -q --verify 'HEAD^{commit}' >/dev/null; then
@@ -87,7 +99,7 @@ impl Inner {
     ) -> Result<Option<String>, EnvironmentError> {
         let Some(source) = &self.config.history else { return Ok(None) };
         let source = Arc::clone(source);
-        let taken = tokio::task::spawn_blocking(move || source.take());
+        let taken = tokio::task::spawn_blocking(move || source.take(&[]));
         let taken = taken.await.map_err(|_| unavailable("it was cut off".to_owned()))?;
         let stays = |reason: &dyn std::fmt::Display| {
             Some(format!("the project's git history did not go into the microVM: {reason}"))
@@ -98,17 +110,34 @@ impl Inner {
             Err(error) => return Ok(stays(&error)),
         };
         let cut = history.cut_at_bytes;
+        let is_secret = |path: &&PathBuf| {
+            let reason = |left: &LeftOut| {
+                left.reason == LeftOutReason::Secret && path.starts_with(&left.path)
+            };
+            left_out.iter().any(reason)
+        };
+        let secret = history.tracked.iter().find(is_secret).cloned();
         let bytes = history.bundle.as_ref().map_or(0, |(_, length)| *length);
         info!(bytes, "The project's history is being brought into the sandbox.");
         let refused = self.send_history(guest, history, left_out).await;
         match refused.map_err(|error| error.in_environment(OPERATION))? {
             Some(reason) => Ok(stays(&guest.client.shown(&reason))),
-            None => Ok(cut.map(|limit| {
-                format!(
-                    "of the project's git history only the newest commit went into the microVM: the whole is more than {} MiB",
-                    limit >> 20
-                )
-            })),
+            None => {
+                let cut = cut.map(|limit| {
+                    format!(
+                        "of the project's git history only the newest commit went into the microVM: the whole is more than {} MiB",
+                        limit >> 20
+                    )
+                });
+                let secret = secret.map(|path| {
+                    format!(
+                        "git tracks {}, which stayed behind: the microVM has what the history has of it; --no-git leaves that out",
+                        path.display()
+                    )
+                });
+                let said: Vec<String> = [cut, secret].into_iter().flatten().collect();
+                Ok((!said.is_empty()).then(|| said.join("; ")))
+            }
         }
     }
 
@@ -125,7 +154,7 @@ impl Inner {
         let session = history.session.take();
         let (session_refs, session_branch, session_bundle) = match session {
             None => Default::default(),
-            Some(SessionCommits { refs, branch, bundle }) => {
+            Some(SessionCommits { refs, branch, bundle, .. }) => {
                 let line = |one: &SessionRef| format!("{} {}\n", one.id, one.name.in_session());
                 let lines: String = refs.iter().map(line).collect();
                 (lines.into_bytes(), branch.unwrap_or_default(), bundle)

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -34,7 +35,7 @@ const MAX_ROUNDS: usize = 3;
 pub(super) const OPERATION: &str = "bringing the project in";
 
 /// Empties the workspace `W` where it is ours.
-const BEGIN: &str = r#"rm -f -- "$K/refs"
+const BEGIN: &str = r#"rm -f -- "$K/refs" "$K/project"
 cd -P -- "$W" || exit
 if [ -e "$K/begun" ]; then find . -mindepth 1 -maxdepth 1 -exec rm -rf -- {} + || exit
 elif [ -n "$(find . -mindepth 1 ! -type d | head -n 1)" ]; then echo occupied; exit
@@ -65,6 +66,8 @@ pub(crate) struct BringIn {
     pub(super) sent: AsyncMutex<Sent>,
     /// What a sandbox has that is to be gone on with.
     pub(super) resumed: Mutex<Option<Arc<GuestState>>>,
+    /// Whether what the host has changed was cut off on its way.
+    pub(super) half_there: AtomicBool,
 }
 
 impl BringIn {
@@ -118,6 +121,7 @@ impl TensorlakeEnvironment {
         *sent = Sent::default();
         *inner.bring_back.known() = None;
         *inner.bring_in.resumed() = None;
+        *inner.bring_back.refs() = None;
         Ok(())
     }
 
@@ -140,7 +144,7 @@ impl Inner {
         let Some(source) = &self.config.source else { return Ok(()) };
         let mut sent = self.bring_in.sent.lock().await;
         if sent.sandbox.as_ref() == Some(&guest.ready.id) {
-            return Ok(());
+            return self.bring_in_the_rest(guest, source, &mut sent).await;
         }
         let telling = Arc::new(Telling::begin(self.config.progress.as_ref(), Progress::Listing));
         let resumed = self.bring_in.resumed().clone();
@@ -163,6 +167,8 @@ impl Inner {
             bytes = listing.total_bytes,
             "The project is being brought into the sandbox."
         );
+        // From here on, it is compared with nothing until it is whole.
+        *self.bring_back.known() = None;
         self.begin_bring_in(guest).await?;
         let expected = listing.paths.len();
         let paths = self.send_all(guest, source, listing.paths, Some(expected), &telling).await?;

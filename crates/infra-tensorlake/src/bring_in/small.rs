@@ -87,10 +87,9 @@ impl Inner {
         }
         let paths: [&Path; 2] = [&guest.scratch, &self.workspace.root];
         let [scratch, root] = paths.map(|path| word(path.as_os_str()));
-        let remove = if removals.is_empty() { "cd -P -- \"$W\" || exit" } else { REMOVE };
         let text = format!(
-            "export LC_ALL=C\nK={scratch} W={root} hash={}\n( {remove}\n) >&2 || exit\ncd -P -- \"$W\" || exit\n{BRING}\
-             list_of=$3\n{PRINT_LIST}",
+            "export LC_ALL=C\nK={scratch} W={root} hash={}\n( {REMOVE}\n) >&2 || exit\ncd -P -- \"$W\" || exit\n{BRING}\
+             list_of=$3\n{PRINT_LIST}: >\"$K/project\"",
             packed.hash
         );
         let [removed, archive, listed] = arguments;

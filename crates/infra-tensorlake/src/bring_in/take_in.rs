@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -12,7 +13,7 @@ use forge_domain::{
 };
 
 use super::pack::SentPath;
-use super::run::{OPERATION, list};
+use super::run::{OPERATION, Sent, list};
 use super::small::Brought;
 use crate::bring_back::{GuestTree, Hashed, Kept};
 use crate::environment::Inner;
@@ -24,7 +25,8 @@ use crate::scripts::{Guest, Script};
 const REMOVED_AT_ONCE: usize = 1000;
 
 /// Removes the paths that follow: of a directory only itself, and only where it is empty.
-pub(super) const REMOVE: &str = r#"cd -P -- "$W" || exit
+pub(super) const REMOVE: &str = r#"rm -f -- "$K/project"
+cd -P -- "$W" || exit
 printf %s "$1" | base64 -d | xargs -0 sh -c 'for p; do
   if [ -d "$p" ] && [ ! -L "$p" ]; then rmdir -- "$p" 2>/dev/null || :
   else rm -f -- "$p" || exit 255; fi
@@ -142,18 +144,24 @@ impl Inner {
         let telling = Arc::new(telling);
         let mut removals = [&removed[..], &in_the_way].concat();
         removals.sort_by(|left, right| right.cmp(left));
+        // The mark is off for as long as it is half there: nothing runs there, and nothing is brought back.
+        self.bring_in.half_there.store(true, Ordering::Relaxed);
         let little = self.bring_little(guest, source, &removals, &following, &telling).await?;
         let (following, tree) = match little {
             Some(Brought { packed, tree }) => (packed.sent, tree),
             None => {
+                // It takes the mark off, also where there is nothing to be removed.
                 self.remove(guest, &removals).await?;
                 let following = match following.is_empty() {
                     true => BTreeMap::new(),
                     false => self.send_all(guest, source, following, None, &telling).await?,
                 };
-                (following, self.list_settled(guest).await?)
+                let tree = self.list_settled(guest).await?;
+                self.set_mark(guest).await?;
+                (following, tree)
             }
         };
+        self.bring_in.half_there.store(false, Ordering::Relaxed);
         let paths: Vec<PathBuf> = following.keys().chain(&removed).cloned().collect();
         removed.iter().for_each(|path| drop(sent.remove(path)));
         sent.extend(following);
@@ -232,11 +240,31 @@ impl Inner {
         }
     }
 
+    /// Goes on with what was cut off the last time.
+    pub(super) async fn bring_in_the_rest(
+        &self,
+        guest: &Guest,
+        source: &Arc<dyn WorkspaceSource>,
+        sent: &mut Sent,
+    ) -> Result<(), EnvironmentError> {
+        if !self.bring_in.half_there.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let listing = list(source).await?;
+        self.follow(guest, source, &mut sent.paths, &listing, Precedence::Nobody).await?;
+        self.bring_in.half_there.store(false, Ordering::Relaxed);
+        self.set_mark(guest).await
+    }
+
+    /// Removes these paths, and takes the mark off before.
     async fn remove(&self, guest: &Guest, paths: &[PathBuf]) -> Result<(), EnvironmentError> {
-        let root = word(self.workspace.root.as_os_str());
-        for paths in paths.chunks(REMOVED_AT_ONCE) {
+        let [root, scratch] =
+            [&self.workspace.root, &guest.scratch].map(|path| word(path.as_os_str()));
+        let nothing = [&[][..]];
+        let chunks = paths.chunks(REMOVED_AT_ONCE);
+        for paths in nothing.into_iter().filter(|_| paths.is_empty()).chain(chunks) {
             let names = crate::bring_back::names(paths.iter().map(PathBuf::as_path));
-            let text = format!("W={root}\n{REMOVE}");
+            let text = format!("K={scratch} W={root}\n{REMOVE}");
             let script = Script::new(text, []).long(STANDARD.encode(names));
             let output = guest.script(&script).await;
             let output = output.map_err(|error| error.in_environment(OPERATION))?;
