@@ -185,6 +185,22 @@ fn a_microvm_that_is_made_anew_in_the_middle_of_a_turn_is_set_up_before_the_next
     assert_eq!(cloud.server.running(), [""; 0]);
 }
 
+#[test]
+fn what_git_tracks_goes_in_though_a_rule_ignores_it_and_comes_back_as_ignored() {
+    let cloud = Cloud::usual();
+    cloud.world.write("project/tracked.log", "one\n");
+    cloud.world.write("project/other.log", "one\n");
+    cloud.world.write("project/.gitignore", "*.log\n");
+    let begin = "git init -q && git add -f tracked.log .gitignore";
+    assert_eq!(run(&mut cloud.world.shell(begin)).code, Some(0));
+    let script = "cat *.log; echo two >tracked.log; echo two >new.log";
+    let actual = run(&mut cloud.forge(&["exec", "-c", script]));
+    assert_eq!((actual.code, actual.stdout.as_str()), (Some(0), "one\n"), "{}", actual.stderr);
+    // As in the sandbox, whose sessions count what a rule ignores and list it when they are asked.
+    let changed = run(&mut cloud.world.forge(&["diff", "--name-only", "--ignored"])).stdout;
+    assert_eq!(changed, "tracked.log\n");
+}
+
 fn fifty_calls(daemon: Daemon, creation: Creation) {
     let cloud = Cloud::new(daemon, creation);
     let model = Server::start(Script::shell_commands(50));
