@@ -164,6 +164,29 @@ fn the_microvm_and_the_project_are_on_their_way_while_the_model_still_speaks() {
 }
 
 #[test]
+fn ctrl_c_while_the_microvm_is_made_beside_the_answer_ends_at_once_and_leaves_none() {
+    let latency = Duration::from_millis(200);
+    for requests in [1, 5] {
+        let cloud = Cloud::with(ServerOptions {
+            creation: Creation::Pending,
+            latency,
+            ..ServerOptions::default()
+        });
+        cloud.world.write("project/file", "x\n");
+        let fault = Fault::first(1, FaultKind::Silent(Place::InToolCall));
+        let answers = [Answer::calls([Call::shell("touch made", "Make")])];
+        let model = Server::start(Script::new(answers).with_fault(fault));
+        let child = task(&cloud, &model).spawn().unwrap();
+        wait_until("it is being made", || cloud.server.requests().len() == requests);
+        send(&child, Signal::INT);
+        let begin = std::time::Instant::now();
+        assert_eq!(wait(child).code, Some(130));
+        assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
+        cloud.is_settled();
+    }
+}
+
+#[test]
 fn a_microvm_that_is_made_anew_in_the_middle_of_a_turn_is_set_up_before_the_next_answers_tools() {
     let cloud = Cloud::usual();
     cloud.world.write("project/.forge/config.toml", "[setup]\nrun = \"echo once >>ran\"\n");
