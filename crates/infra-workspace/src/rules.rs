@@ -10,6 +10,7 @@ use ignore::Match;
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
 
 use crate::beneath;
+use crate::tracked::{git_directory, shared_directory};
 
 /// More of a file with rules is not read.
 const MAX_RULES_BYTES: u64 = 1 << 20;
@@ -36,8 +37,9 @@ pub(crate) struct Rules {
 impl Rules {
     /// The rules for what is in the root.
     pub(crate) fn at_the_root(root: &OwnedFd) -> Self {
-        let info = beneath::directory(root, Path::new(".git/info"));
-        let exclude = info.ok().and_then(|info| read(&info, "exclude", Path::new("")));
+        let shared = git_directory(root).map(shared_directory);
+        let info = shared.and_then(|shared| beneath::directory(&shared, Path::new("info")).ok());
+        let exclude = info.and_then(|info| read(&info, "exclude", Path::new("")));
         Self { levels: vec![of_directory(root, Path::new(""))], exclude }
     }
 

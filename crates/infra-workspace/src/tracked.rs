@@ -73,16 +73,27 @@ impl Tracked {
 }
 
 /// Where git keeps what belongs to this working tree (gitrepository-layout(5)). That of a linked one is elsewhere.
-fn git_directory(root: &OwnedFd) -> Option<OwnedFd> {
+pub(crate) fn git_directory(root: &OwnedFd) -> Option<OwnedFd> {
     if let Ok(directory) = beneath::directory(root, Path::new(".git")) {
         return Some(directory);
     }
+    pointed_to(root, ".git", b"gitdir: ")
+}
+
+/// Where git keeps what all working trees of a repository share, from what belongs to one.
+pub(crate) fn shared_directory(own: OwnedFd) -> OwnedFd {
+    pointed_to(&own, "commondir", b"").unwrap_or(own)
+}
+
+/// The directory that is named by what is in a file, after a prefix.
+fn pointed_to(directory: &OwnedFd, name: &str, prefix: &[u8]) -> Option<OwnedFd> {
     let mut text = Vec::new();
-    let pointer = beneath::file(root, OsStr::new(".git")).ok()?;
+    let pointer = beneath::file(directory, OsStr::new(name)).ok()?;
     pointer.take(MAX_POINTER_BYTES).read_to_end(&mut text).ok()?;
-    let path = text.strip_prefix(b"gitdir: ")?;
+    let path = text.strip_prefix(prefix)?;
     let path = PathBuf::from(OsString::from_vec(path.trim_ascii_end().to_vec()));
-    openat(root, &path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).ok()
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    openat(directory, &path, flags, Mode::empty()).ok()
 }
 
 /// The names of the files and symlinks in an index whose objects have names of so many bytes.

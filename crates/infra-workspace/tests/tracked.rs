@@ -147,7 +147,7 @@ fn tracked_files_go_along_with_every_version_and_both_hashes() {
 }
 
 #[test]
-fn a_linked_worktree_has_an_index_of_its_own() {
+fn a_linked_worktree_has_an_index_of_its_own_and_shares_what_is_excluded() {
     let project = repository("sha1");
     let elsewhere = tempfile::tempdir().unwrap();
     let linked = elsewhere.path().join("linked");
@@ -155,12 +155,16 @@ fn a_linked_worktree_has_an_index_of_its_own() {
     write(&linked, ".gitignore", "*.log\n/dist/deep/\n/dist/large\n");
     write(&linked, "mine.log", "");
     write(&linked, "yours.log", "");
+    write(project.path(), ".git/info/exclude", "excluded\n");
+    write(&linked, "excluded", "");
     git(&linked, &["add", "--force", "mine.log"]);
     let went = went(&linked);
     for path in ["by-name.log", "mine.log", "dist/deep/er/tracked"] {
         assert!(went.iter().any(|one| one == path), "{path}: {went:?}");
     }
-    assert!(!went.iter().any(|one| one == "yours.log"), "{went:?}");
+    for path in ["yours.log", "excluded"] {
+        assert!(!went.iter().any(|one| one == path), "{path}: {went:?}");
+    }
 }
 
 #[test]
