@@ -116,6 +116,8 @@ impl<'a> TurnLoop<'a> {
         let before = self.conversation.mark();
         self.conversation.push_user(prompt);
         let ended = self.steps().await;
+        // A start that nobody goes on with could hold what the checkpoint needs.
+        self.preparation.give_up();
         let safe = checkpoint(&*self.agent.environment, self.cancel).await;
         match ended.and_then(|outcome| safe.map(|()| outcome).map_err(TurnError::from)) {
             Ok(outcome) => Ok(TurnReport {

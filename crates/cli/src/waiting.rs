@@ -17,6 +17,9 @@ use crate::writer;
 /// What takes no longer is not shown, and so long nothing else must have been said.
 const PATIENCE: Duration = Duration::from_millis(300);
 
+/// What is waited for so soon after something else is the same wait.
+const PAUSE: Duration = Duration::from_secs(2);
+
 /// How often a line that waits shows that it does.
 const TICK: Duration = Duration::from_millis(120);
 
@@ -121,6 +124,9 @@ struct Line {
     screen: Screen,
     /// What is waited for, and since when that is.
     now: Option<(Progress, Instant)>,
+    /// Since when anything has been, with hardly a pause.
+    begun: Instant,
+    ended: Option<Instant>,
     bar: Option<ProgressBar>,
     /// Since when nothing else was said.
     quiet: Instant,
@@ -131,15 +137,29 @@ struct Line {
 
 impl Line {
     fn new(screen: Screen) -> Self {
-        let (now, bar, is_watched) = (None, None, false);
-        Self { screen, now, bar, quiet: Instant::now(), open: LastLine::Complete, is_watched }
+        let begun = Instant::now();
+        Self {
+            screen,
+            now: None,
+            begun,
+            ended: None,
+            bar: None,
+            quiet: begun,
+            open: LastLine::Complete,
+            is_watched: false,
+        }
     }
 
     fn take(&mut self, progress: Progress) -> Waiting {
         if progress == Progress::Ended {
             self.now = None;
+            self.ended = Some(Instant::now());
             self.clear();
             return Waiting::Over;
+        }
+        let goes_on = || self.ended.is_some_and(|ended| ended.elapsed() < PAUSE);
+        if self.now.is_none() && !goes_on() {
+            self.begun = Instant::now();
         }
         let is_same = |now: &Progress| is_counting(now) == is_counting(&progress);
         let since = match &self.now {
@@ -163,7 +183,10 @@ impl Line {
             self.is_watched = false;
             return Waiting::Over;
         };
-        if self.bar.is_none() && since.elapsed() >= PATIENCE && self.quiet.elapsed() >= PATIENCE {
+        if self.bar.is_none()
+            && self.begun.elapsed() >= PATIENCE
+            && self.quiet.elapsed() >= PATIENCE
+        {
             if self.open == LastLine::Open {
                 self.screen.end_line();
                 self.open = LastLine::Completed;

@@ -65,7 +65,7 @@ pub struct SourcePath {
 /// Why a path stays behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum LeftOutReason {
-    /// The project's ignore rules, or its `.forgeignore`, exclude it.
+    /// The project's ignore rules exclude it, and git does not track it, or its `.forgeignore` excludes it.
     Ignored,
     /// It holds a secret, by its name or by what is in it, and was not included by name.
     Secret,
@@ -77,6 +77,8 @@ pub enum LeftOutReason {
     NestedRepository,
     /// It is a socket, a device or a fifo.
     Special,
+    /// It is git's index, and it is not understood what that tracks: what a rule ignores stays behind though git tracks it.
+    IndexNotUnderstood,
 }
 
 impl fmt::Display for LeftOutReason {
@@ -88,6 +90,9 @@ impl fmt::Display for LeftOutReason {
             Self::Unreadable => "unreadable",
             Self::NestedRepository => "nested repository",
             Self::Special => "socket, device or fifo",
+            Self::IndexNotUnderstood => {
+                "not understood, so what git tracks and a rule ignores stays behind"
+            }
         })
     }
 }

@@ -10,9 +10,21 @@ use ignore::Match;
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
 
 use crate::beneath;
+use crate::tracked::{git_directory, shared_directory};
 
 /// More of a file with rules is not read.
 const MAX_RULES_BYTES: u64 = 1 << 20;
+
+/// What the rules say of a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// It goes along.
+    Taken,
+    /// Git's rules leave it out, which do not count for what git tracks.
+    LeftByGit,
+    /// `.forgeignore` leaves it out.
+    LeftByForge,
+}
 
 /// The rules from the root down to one directory.
 #[derive(Debug, Clone, Default)]
@@ -25,8 +37,9 @@ pub(crate) struct Rules {
 impl Rules {
     /// The rules for what is in the root.
     pub(crate) fn at_the_root(root: &OwnedFd) -> Self {
-        let info = beneath::directory(root, Path::new(".git/info"));
-        let exclude = info.ok().and_then(|info| read(&info, "exclude", Path::new("")));
+        let shared = git_directory(root).map(shared_directory);
+        let info = shared.and_then(|shared| beneath::directory(&shared, Path::new("info")).ok());
+        let exclude = info.and_then(|info| read(&info, "exclude", Path::new("")));
         Self { levels: vec![of_directory(root, Path::new(""))], exclude }
     }
 
@@ -37,18 +50,20 @@ impl Rules {
         rules
     }
 
-    /// Whether a path in the directory stays behind.
-    pub(crate) fn leave_out(&self, path: &Path, is_directory: bool) -> bool {
+    /// What becomes of a path in the directory.
+    pub(crate) fn verdict(&self, path: &Path, is_directory: bool) -> Verdict {
         let deepest_first =
             |kind: usize| self.levels.iter().rev().filter_map(move |level| level[kind].as_ref());
-        for rules in deepest_first(0).chain(deepest_first(1)).chain(&self.exclude) {
+        let forge = deepest_first(0).map(|rules| (rules, Verdict::LeftByForge));
+        let git = deepest_first(1).chain(&self.exclude).map(|rules| (rules, Verdict::LeftByGit));
+        for (rules, left) in forge.chain(git) {
             match rules.matched(path, is_directory) {
                 Match::None => {}
-                Match::Ignore(_) => return true,
-                Match::Whitelist(_) => return false,
+                Match::Ignore(_) => return left,
+                Match::Whitelist(_) => return Verdict::Taken,
             }
         }
-        false
+        Verdict::Taken
     }
 }
 

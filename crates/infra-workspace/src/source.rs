@@ -14,7 +14,8 @@ use forge_domain::{
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, readlinkat, statat};
 
 use crate::beneath;
-use crate::rules::Rules;
+use crate::rules::{Rules, Verdict};
+use crate::tracked::{NotUnderstood, Tracked};
 
 /// So much of a file is looked at for secrets.
 const LOOK_BYTES: u64 = 64 * 1024;
@@ -95,6 +96,14 @@ impl HostSource {
 struct Pending {
     path: PathBuf,
     rules: Rules,
+    is_ignored: IsIgnored,
+}
+
+/// Whether git's rules leave a directory out, so that only what git tracks goes along of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum IsIgnored {
+    No,
+    ButForTracked,
 }
 
 impl WorkspaceSource for HostSource {
@@ -102,9 +111,18 @@ impl WorkspaceSource for HostSource {
         let failed = |source| SourceError::Io { path: self.root.clone(), source };
         let root = self.open_root().map_err(failed)?;
         let mut listing = SourceListing::default();
-        let first = Pending { path: PathBuf::new(), rules: Rules::at_the_root(&root) };
+        let tracked = Tracked::at(&root).unwrap_or_else(|NotUnderstood| {
+            let path = PathBuf::from(".git/index");
+            listing.left_out.push(LeftOut { path, reason: LeftOutReason::IndexNotUnderstood });
+            Tracked::default()
+        });
+        let first = Pending {
+            path: PathBuf::new(),
+            rules: Rules::at_the_root(&root),
+            is_ignored: IsIgnored::No,
+        };
         let mut pending = vec![first];
-        while let Some(Pending { path, rules }) = pending.pop() {
+        while let Some(Pending { path, rules, is_ignored }) = pending.pop() {
             let names = beneath::directory(&root, &path).and_then(|directory| {
                 let names = names(&directory)?;
                 Ok((directory, names))
@@ -138,10 +156,23 @@ impl WorkspaceSource for HostSource {
                     }
                 };
                 let is_directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
-                if rules.leave_out(&path, is_directory) {
-                    leave(path, LeftOutReason::Ignored);
-                    continue;
-                }
+                let is_tracked = || match is_directory {
+                    true => tracked.has_within(&path),
+                    false => tracked.has(&path),
+                };
+                let is_ignored = match (rules.verdict(&path, is_directory), is_ignored) {
+                    (Verdict::Taken, IsIgnored::No) => IsIgnored::No,
+                    // Nothing within an ignored directory is taken in again by a rule.
+                    (Verdict::LeftByGit, _) | (Verdict::Taken, IsIgnored::ButForTracked)
+                        if is_tracked() =>
+                    {
+                        IsIgnored::ButForTracked
+                    }
+                    (Verdict::Taken | Verdict::LeftByGit | Verdict::LeftByForge, _) => {
+                        leave(path, LeftOutReason::Ignored);
+                        continue;
+                    }
+                };
                 if let Some(reason) = self.refusal(&directory, &name, &path, &stat) {
                     leave(path, reason);
                     continue;
@@ -153,7 +184,7 @@ impl WorkspaceSource for HostSource {
                 if is_directory && let Ok(inner) = beneath::directory(&directory, Path::new(&name))
                 {
                     let rules = rules.within(&inner, &found.path);
-                    pending.push(Pending { path: found.path.clone(), rules });
+                    pending.push(Pending { path: found.path.clone(), rules, is_ignored });
                 }
                 listing.paths.push(found);
             }

@@ -128,6 +128,18 @@ impl Drop for DropGuard {
     }
 }
 
+/// Notes how a start ended.
+struct Start<'a> {
+    stage: &'a Stage,
+    end: &'static str,
+}
+
+impl Drop for Start<'_> {
+    fn drop(&mut self) {
+        self.stage.note(self.end);
+    }
+}
+
 impl Stage {
     fn note(&self, what: impl Into<String>) {
         self.log.lock().unwrap().push(what.into());
@@ -408,8 +420,9 @@ impl Changes for Stage {
 impl Lifecycle for Stage {
     async fn prepare(&self) -> Result<(), EnvironmentError> {
         self.note("prepare");
+        let mut start = Start { stage: self, end: "given up" };
         sleep(self.prepare_takes).await;
-        self.note("prepared");
+        start.end = "prepared";
         Ok(())
     }
 

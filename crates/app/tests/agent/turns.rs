@@ -320,6 +320,19 @@ async fn the_environment_starts_while_the_model_still_speaks() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_start_that_a_turn_no_longer_needs_is_given_up_before_what_it_made_is_brought_to_safety()
+{
+    let stage = Stage { prepare_takes: Duration::from_secs(5), ..Stage::default() };
+    let line = Line::Silence(vec![ModelEvent::ToolCallStarted { name: "shell".to_owned() }]);
+    let limit = Duration::from_secs(1);
+    let config = AgentConfig::default().task_time_limit(limit);
+    let mut play = Play::with(vec![line], config, stage, vec![]);
+    let report = play.prompt("go").await.unwrap();
+    assert_eq!(report.outcome, TurnOutcome::TimedOut { limit });
+    assert_eq!(play.log(), ["prepare", "given up", "checkpoint"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_prompt_of_ten_megabytes_reaches_the_model_whole() {
     let prompt = "x".repeat(10_000_000);
     let mut play = Play::new(vec![calls(&[shell("echo a")]), says("Done.")]);

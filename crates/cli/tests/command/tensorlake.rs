@@ -164,6 +164,29 @@ fn the_microvm_and_the_project_are_on_their_way_while_the_model_still_speaks() {
 }
 
 #[test]
+fn ctrl_c_while_the_microvm_is_made_beside_the_answer_ends_at_once_and_leaves_none() {
+    let latency = Duration::from_millis(200);
+    for requests in [1, 5] {
+        let cloud = Cloud::with(ServerOptions {
+            creation: Creation::Pending,
+            latency,
+            ..ServerOptions::default()
+        });
+        cloud.world.write("project/file", "x\n");
+        let fault = Fault::first(1, FaultKind::Silent(Place::InToolCall));
+        let answers = [Answer::calls([Call::shell("touch made", "Make")])];
+        let model = Server::start(Script::new(answers).with_fault(fault));
+        let child = task(&cloud, &model).spawn().unwrap();
+        wait_until("it is being made", || cloud.server.requests().len() == requests);
+        send(&child, Signal::INT);
+        let begin = std::time::Instant::now();
+        assert_eq!(wait(child).code, Some(130));
+        assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
+        cloud.is_settled();
+    }
+}
+
+#[test]
 fn a_microvm_that_is_made_anew_in_the_middle_of_a_turn_is_set_up_before_the_next_answers_tools() {
     let cloud = Cloud::usual();
     cloud.world.write("project/.forge/config.toml", "[setup]\nrun = \"echo once >>ran\"\n");
@@ -183,6 +206,22 @@ fn a_microvm_that_is_made_anew_in_the_middle_of_a_turn_is_set_up_before_the_next
     }
     assert_eq!(cloud.creations(), 2);
     assert_eq!(cloud.server.running(), [""; 0]);
+}
+
+#[test]
+fn what_git_tracks_goes_in_though_a_rule_ignores_it_and_comes_back_as_ignored() {
+    let cloud = Cloud::usual();
+    cloud.world.write("project/tracked.log", "one\n");
+    cloud.world.write("project/other.log", "one\n");
+    cloud.world.write("project/.gitignore", "*.log\n");
+    let begin = "git init -q && git add -f tracked.log .gitignore";
+    assert_eq!(run(&mut cloud.world.shell(begin)).code, Some(0));
+    let script = "cat *.log; echo two >tracked.log; echo two >new.log";
+    let actual = run(&mut cloud.forge(&["exec", "-c", script]));
+    assert_eq!((actual.code, actual.stdout.as_str()), (Some(0), "one\n"), "{}", actual.stderr);
+    // As in the sandbox, whose sessions count what a rule ignores and list it when they are asked.
+    let changed = run(&mut cloud.world.forge(&["diff", "--name-only", "--ignored"])).stdout;
+    assert_eq!(changed, "tracked.log\n");
 }
 
 fn fifty_calls(daemon: Daemon, creation: Creation) {
