@@ -44,10 +44,10 @@ async fn measure(url: &str, relay: Option<&Relay>, what: &str) {
 
     let mut first = Times::new(relay);
     first.of(executor.prepare()).await.unwrap();
-    first.show("a microVM, from its creation until it runs");
+    first.show("a microVM, until the project is in it");
     let mut first = Times::new(relay);
     first.of(run(executor, "true")).await;
-    first.show("the first command, with the project's way in");
+    first.show("the first command");
     let (mut command, mut delta, mut changes) =
         (Times::new(relay), Times::new(relay), Times::new(relay));
     for round in 0..ROUNDS {
