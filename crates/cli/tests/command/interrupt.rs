@@ -15,6 +15,7 @@ use rustix::process::Signal;
 use crate::harness::{Ended, Server, World, run, send, wait, wait_until};
 use crate::relay::{Fate, Relay, Request};
 use crate::serve::Serving;
+use crate::terminal::Screen;
 
 const KEY: &str = "k3y";
 
@@ -155,6 +156,20 @@ fn an_interrupt_of_a_turn_while_the_project_is_sent_leaves_nothing() {
     send(&child, Signal::INT);
     let actual = wait(child);
     assert_eq!((actual.code, far.alive(), far.records()), (Some(130), 0, 0), "{actual:?}");
+    far.end();
+}
+
+#[test]
+fn an_interrupt_of_a_shell_while_the_project_is_sent_leaves_nothing() {
+    let far = Far::holding(Stage::Upload);
+    let model = Server::start(Script::shell_commands(1));
+    let url = &far.relay.url;
+    let program = format!("\"$FORGE\" --tensorlake {KEY} --tensorlake-url {url} shell");
+    let mut screen = Screen::running(&far.world, &model, &program);
+    wait_until("a request is held", || far.relay.held() > 0);
+    screen.send("\x03");
+    screen.expect("code=130");
+    assert_eq!(far.alive(), 0);
     far.end();
 }
 
