@@ -121,14 +121,18 @@ impl Inner {
                 }
             }
         }
-        let mut removed = Vec::new();
+        let mut removed = BTreeSet::new();
         // The deepest first.
         gone.reverse();
         for path in gone {
             match self.fate(source, sent.get(&path), &path, None, precedence).await {
                 // It is not forgotten before it is gone there.
-                Fate::Follows => removed.push(path),
-                Fate::Agrees(_) => drop(sent.remove(&path)),
+                Fate::Follows => {
+                    removed.insert(path);
+                }
+                Fate::Agrees(_) => {
+                    sent.remove(&path);
+                }
                 Fate::Conflicts => {
                     taken_in.conflicts.push(path.clone());
                     sent.remove(&path);
@@ -142,7 +146,7 @@ impl Inner {
         }
         let telling = Telling::begin(self.config.progress.as_ref(), Progress::Listing);
         let telling = Arc::new(telling);
-        let mut removals = [&removed[..], &in_the_way].concat();
+        let mut removals: Vec<PathBuf> = removed.iter().cloned().chain(in_the_way).collect();
         removals.sort_by(|left, right| right.cmp(left));
         // The mark is off for as long as it is half there: nothing runs there, and nothing is brought back.
         self.bring_in.half_there.store(true, Ordering::Relaxed);
@@ -163,7 +167,7 @@ impl Inner {
         };
         self.bring_in.half_there.store(false, Ordering::Relaxed);
         let paths: Vec<PathBuf> = following.keys().chain(&removed).cloned().collect();
-        removed.iter().for_each(|path| drop(sent.remove(path)));
+        sent.retain(|path, _| !removed.contains(path));
         sent.extend(following);
         self.rebase(&tree, &paths).await?;
         Ok(taken_in)
