@@ -82,15 +82,19 @@ impl HostHistory {
             None => None,
         };
         command.args(["--no-pager", "bundle", "create", "--quiet", "-"]).args(revisions);
-        let ended = file
-            .try_clone()
-            .map_err(failed)
-            .and_then(|copy| run(command, "bundle", Input::Nothing, Output::File(copy)));
+        let ended = file.try_clone().map_err(failed).and_then(|copy| {
+            let output = Output::Limited(copy, self.max_bytes);
+            run(command, "bundle", Input::Nothing, output)
+        });
         if let Some(path) = shallow {
             drop(fs::remove_file(path));
         }
-        ended?.success("bundle")?;
         let length = file.metadata().map_err(failed)?.len();
+        if length > self.max_bytes {
+            // It was ended there.
+            return Ok((file, length));
+        }
+        ended?.success("bundle")?;
         file.rewind().map_err(failed)?;
         Ok((file, length))
     }

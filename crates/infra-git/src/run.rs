@@ -27,6 +27,8 @@ pub(crate) enum Input {
 pub(crate) enum Output {
     Kept,
     File(File),
+    /// To a file; a command that writes more is ended.
+    Limited(File, u64),
 }
 
 /// How it ended.
@@ -74,9 +76,21 @@ pub(crate) fn run(
             Vec::new()
         }
     };
-    if let Output::File(file) = output {
-        command.stdout(Stdio::from(file));
+    let mut limit = None;
+    match output {
+        Output::Kept => {}
+        Output::File(file) => {
+            command.stdout(Stdio::from(file));
+        }
+        Output::Limited(file, max_bytes) => {
+            limit = file.try_clone().ok().map(|file| (file, max_bytes));
+            command.stdout(Stdio::from(file));
+        }
     }
+    let is_too_much = || {
+        let length = |file: &File| file.metadata().map_or(0, |found| found.len());
+        limit.as_ref().is_some_and(|(file, max_bytes)| length(file) > *max_bytes)
+    };
     let mut child = command.spawn().map_err(|source| {
         let path = command.get_program().into();
         CommitsError::Io { operation: "starting", path, source }
@@ -90,7 +104,7 @@ pub(crate) fn run(
     });
     let stdout = reader(child.stdout.take(), MAX_OUTPUT_BYTES);
     let stderr = reader(child.stderr.take(), MAX_MESSAGE_BYTES);
-    let status = wait(&mut child);
+    let status = wait(&mut child, is_too_much);
     if status.is_none() {
         end(&mut child);
     }
@@ -132,14 +146,14 @@ fn reader<R: Read + Send + 'static>(
     })
 }
 
-/// Its end; `None` where that did not come in time.
-fn wait(child: &mut Child) -> Option<ExitStatus> {
+/// Its end; `None` where that did not come in time, or before it had written too much.
+fn wait(child: &mut Child, is_too_much: impl Fn() -> bool) -> Option<ExitStatus> {
     let begin = Instant::now();
     let mut pause = Duration::from_micros(200);
     loop {
         match child.try_wait() {
             Ok(Some(status)) => return Some(status),
-            Ok(None) if begin.elapsed() < TIME_LIMIT => thread::sleep(pause),
+            Ok(None) if begin.elapsed() < TIME_LIMIT && !is_too_much() => thread::sleep(pause),
             Ok(None) | Err(_) => return None,
         }
         pause = (pause * 2).min(Duration::from_millis(20));
