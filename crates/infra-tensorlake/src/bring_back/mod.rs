@@ -15,6 +15,6 @@ mod tests;
 
 pub(crate) use compare::Kept;
 pub use listing::{GuestRefs, RepositoryOrigin};
-pub(crate) use listing::{GuestTree, PRINT_LIST};
+pub(crate) use listing::{GuestTree, LIST_TREE, PRINT_LIST};
 pub(crate) use run::{BringBack, Hashed, names, read_tree};
 pub(crate) use state::GuestState;

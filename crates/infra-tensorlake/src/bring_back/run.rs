@@ -95,8 +95,11 @@ impl TensorlakeEnvironment {
 
 impl Inner {
     /// Notes what the guest's tree is now, right after the project was brought in.
-    pub(crate) async fn begin_bring_back(&self, guest: &Guest) -> Result<(), EnvironmentError> {
-        let tree = self.list_settled(guest).await?;
+    pub(crate) async fn begin_bring_back(
+        &self,
+        guest: &Guest,
+        tree: GuestTree,
+    ) -> Result<(), EnvironmentError> {
         let sandbox = guest.ready.id.clone();
         let known = Known { sandbox, begun: tree.paths, kept: BTreeMap::new() };
         *self.bring_back.known() = Some(known);

@@ -76,7 +76,8 @@ impl Guest {
         guest.run(setup).await;
         let inner = &guest.environment.inner;
         let handle = inner.guest(inner.ready().await.unwrap());
-        inner.begin_bring_back(&handle).await.unwrap();
+        let tree = inner.list_settled(&handle).await.unwrap();
+        inner.begin_bring_back(&handle, tree).await.unwrap();
         guest
     }
 

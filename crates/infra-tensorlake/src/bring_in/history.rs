@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use tracing::info;
 
 use super::pack::pack_parts;
-use super::run::{OPERATION, UNPACK};
+use super::run::{COUNT, OPERATION, UNPACK};
 use crate::environment::Inner;
 use crate::failure::{RequestError, unavailable};
 use crate::guest::word;
@@ -26,13 +26,17 @@ use crate::upload::Upload;
 
 const WAITING_PIECES: usize = 4;
 
-/// Puts the repository together beside the workspace `W`, from the parts in `H`, and moves it there. `format`, `branch` and
-/// `head` say what is checked out; the arguments are settings.
-const BUILD: &str = r#"trap 'rm -rf -- "$H"' EXIT
-command -v git >/dev/null || { echo "its image has no git"; exit; }
-unset GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE GIT_OBJECT_DIRECTORY GIT_CONFIG_COUNT
+/// git of the guest, with nothing of its user's configuration.
+const GIT: &str = r#"unset GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE GIT_OBJECT_DIRECTORY GIT_CONFIG_COUNT
 export GIT_CONFIG_NOSYSTEM=1 GIT_CONFIG_GLOBAL=/dev/null GIT_TERMINAL_PROMPT=0 LC_ALL=C
 git() { command git -c safe.directory='*' -c gc.auto=0 -c user.name=forge -c user.email=forge@localhost "$@"; }
+"#;
+
+/// Puts the repository together in `H`, from the parts that are there. `format`, `branch` and `head` say what is checked out; the
+/// arguments are settings.
+const BUILD: &str = r#"built=
+trap '[ "$built" ] || rm -rf -- "$H"' EXIT
+command -v git >/dev/null || { echo "its image has no git"; exit; }
 case $format in
 sha1) git init -q --template= "$H/new" || exit ;;
 *) git init -q --template= --object-format="$format" "$H/new" || exit ;;
@@ -79,7 +83,13 @@ if [ -s ../session ]; then
     fi
   fi
 fi
-mv .git "$W/.git" && cd -P -- "$W" || exit
+built=1
+echo built
+"#;
+
+/// Moves it to the workspace `W`, which is there by now.
+const PUT: &str = r#"trap 'rm -rf -- "$H"' EXIT
+mv "$H/new/.git" "$W/.git" && cd -P -- "$W" || exit
 if git rev-parse -q --verify 'HEAD^{commit}' >/dev/null; then
   git read-tree HEAD || { rm -rf .git; exit; }
   # Of what the session has committed, not all is there that the host has.
@@ -90,24 +100,29 @@ fi
 mv "$H/known" "$K/refs" && echo ok
 "#;
 
+/// How far a history is.
+pub(super) enum HistoryOnItsWay {
+    /// There is none, or it stays behind, of which this is to be said.
+    Stays(Option<String>),
+    /// It lies in the guest's scratch directory; this is to be said of it.
+    Built(Option<String>),
+}
+
 impl Inner {
-    /// Brings the history in, as far as there is one. What is to be said of it is returned.
-    pub(super) async fn bring_history(
+    /// Has the history put together in the guest's scratch directory, as far as there is one. It does not touch the workspace.
+    pub(super) async fn build_history(
         &self,
         guest: &Guest,
         left_out: &[LeftOut],
-    ) -> Result<Option<String>, EnvironmentError> {
-        let Some(source) = &self.config.history else { return Ok(None) };
+    ) -> Result<HistoryOnItsWay, EnvironmentError> {
+        let Some(source) = &self.config.history else { return Ok(HistoryOnItsWay::Stays(None)) };
         let source = Arc::clone(source);
         let taken = tokio::task::spawn_blocking(move || source.take(&[]));
         let taken = taken.await.map_err(|_| unavailable("it was cut off".to_owned()))?;
-        let stays = |reason: &dyn std::fmt::Display| {
-            Some(format!("the project's git history did not go into the microVM: {reason}"))
-        };
         let history = match taken {
             Ok(history) => history,
-            Err(HistoryError::NoRepository) => return Ok(None),
-            Err(error) => return Ok(stays(&error)),
+            Err(HistoryError::NoRepository) => return Ok(HistoryOnItsWay::Stays(None)),
+            Err(error) => return Ok(HistoryOnItsWay::Stays(Some(stays(&error)))),
         };
         let cut = history.cut_at_bytes;
         let is_secret = |path: &&PathBuf| {
@@ -120,23 +135,46 @@ impl Inner {
         let bytes = history.bundle.as_ref().map_or(0, |(_, length)| *length);
         info!(bytes, "The project's history is being brought into the sandbox.");
         let refused = self.send_history(guest, history, left_out).await;
-        match refused.map_err(|error| error.in_environment(OPERATION))? {
-            Some(reason) => Ok(stays(&guest.client.shown(&reason))),
-            None => {
-                let cut = cut.map(|limit| {
-                    format!(
-                        "of the project's git history only the newest commit went into the microVM: the whole is more than {} MiB",
-                        limit >> 20
-                    )
-                });
-                let secret = secret.map(|path| {
-                    format!(
-                        "git tracks {}, which stayed behind: the microVM has what the history has of it; --no-git leaves that out",
-                        path.display()
-                    )
-                });
-                let said: Vec<String> = [cut, secret].into_iter().flatten().collect();
-                Ok((!said.is_empty()).then(|| said.join("; ")))
+        if let Some(reason) = refused.map_err(|error| error.in_environment(OPERATION))? {
+            return Ok(HistoryOnItsWay::Stays(Some(stays(&guest.client.shown(&reason)))));
+        }
+        let cut = cut.map(|limit| {
+            format!(
+                "of the project's git history only the newest commit went into the microVM: the whole is more than {} MiB",
+                limit >> 20
+            )
+        });
+        let secret = secret.map(|path| {
+            format!(
+                "git tracks {}, which stayed behind: the microVM has what the history has of it; --no-git leaves that out",
+                path.display()
+            )
+        });
+        let said: Vec<String> = [cut, secret].into_iter().flatten().collect();
+        Ok(HistoryOnItsWay::Built((!said.is_empty()).then(|| said.join("; "))))
+    }
+
+    /// Moves it into the workspace, which has its files. What is to be said of it is returned.
+    pub(super) async fn put_history(
+        &self,
+        guest: &Guest,
+        history: HistoryOnItsWay,
+    ) -> Result<Option<String>, EnvironmentError> {
+        let said_of_it = match history {
+            HistoryOnItsWay::Stays(said) => return Ok(said),
+            HistoryOnItsWay::Built(said) => said,
+        };
+        let place = guest.scratch.join("history");
+        let [scratch, directory, root] =
+            [&guest.scratch, &place, &self.workspace.root].map(|path| word(path.as_os_str()));
+        let text = format!("K={scratch} H={directory} W={root}\n{GIT}{PUT}");
+        let output = guest.script(&Script::new(text, []).once().patient()).await;
+        let output = output.map_err(|error| error.in_environment(OPERATION))?;
+        match output.lines.last().map(String::as_str) {
+            Some("ok") => Ok(said_of_it),
+            last => {
+                let reason = said(&[last.unwrap_or_default(), &output.complaint]);
+                Ok(Some(stays(&guest.client.shown(&reason))))
             }
         }
     }
@@ -148,7 +186,6 @@ impl Inner {
         mut history: History,
         left_out: &[LeftOut],
     ) -> Result<Option<String>, RequestError> {
-        let place = guest.scratch.join("history");
         let skip = skipped(&history.tracked, left_out);
         let bundle = history.bundle.take();
         let session = history.session.take();
@@ -184,27 +221,21 @@ impl Inner {
             Ok(Err(error)) => return Ok(Some(error.to_string())),
             Err(_) => return Ok(Some("it was cut off".to_owned())),
         };
-        let [scratch, directory] = [&guest.scratch, &place].map(|path| word(path.as_os_str()));
+        let [scratch, directory] = [guest.scratch.clone(), guest.scratch.join("history")]
+            .map(|path| word(path.as_os_str()));
         let mut words = vec![scratch, directory.clone(), hash];
         words.extend(upload.pieces().map(|path| word(path.as_os_str())));
-        let text = format!(
-            "rm -rf -- {directory} && mkdir -- {directory} || exit\nset -- {}\n{UNPACK}",
-            words.join(" ")
-        );
-        let output = guest.script(&Script::new(text, []).once().patient()).await?;
-        let first = output.lines.first().map(String::as_str).unwrap_or_default();
-        if !first.starts_with("ok ") {
-            return Ok(Some(said(&[first, &output.complaint])));
-        }
-        let root = word(self.workspace.root.as_os_str());
         let value = |text: &str| word(OsStr::new(text));
         let format = value(&history.object_format);
         let branch = value(history.branch.as_deref().unwrap_or_default());
         let head = value(history.head.as_ref().map_or("", |id| id.as_str()));
-        let (scratch, session_branch) = (word(guest.scratch.as_os_str()), value(&session_branch));
+        let session_branch = value(&session_branch);
         let text = format!(
-            "K={scratch} H={directory} W={root} format={format} branch={branch} head={head} session_branch={session_branch}\n\
-             {BUILD}"
+            "rm -rf -- {directory} && mkdir -- {directory} || exit\n\
+             unpacked=$(set -- {}\n{UNPACK}{COUNT})\n\
+             case $unpacked in ok*) ;; *) echo \"$unpacked\"; exit ;; esac\n\
+             H={directory} format={format} branch={branch} head={head} session_branch={session_branch}\n{GIT}{BUILD}",
+            words.join(" ")
         );
         let settings: Vec<&OsStr> = history
             .settings
@@ -213,10 +244,14 @@ impl Inner {
             .collect();
         let output = guest.script(&Script::new(text, settings).once().patient()).await?;
         match output.lines.last().map(String::as_str) {
-            Some("ok") => Ok(None),
+            Some("built") => Ok(None),
             last => Ok(Some(said(&[last.unwrap_or_default(), &output.complaint]))),
         }
     }
+}
+
+fn stays(reason: &dyn std::fmt::Display) -> String {
+    format!("the project's git history did not go into the microVM: {reason}")
 }
 
 /// What was tracked and stays behind on purpose, so that the guest's git does not take it for deleted. Each name ends with

@@ -15,7 +15,7 @@ use tokio::sync::{Mutex as AsyncMutex, mpsc};
 use tracing::{info, warn};
 
 use super::pack::{Packed, SentPath, pack};
-use crate::bring_back::GuestState;
+use crate::bring_back::{GuestState, GuestTree, LIST_TREE, PRINT_LIST, read_tree};
 use crate::environment::{Inner, TensorlakeEnvironment};
 use crate::failure::{RequestError, unavailable};
 use crate::guest::word;
@@ -57,7 +57,10 @@ found=$(sha256sum <"$archive") || exit
 [ "${found%% *}" = "$hash" ] || { echo "differs ${found%% *}"; exit; }
 cd -P -- "$W" || exit
 gzip -dc <"$archive" | tar -x -p --no-same-owner -f - || exit
-echo "ok $(find . -mindepth 1 -printf x | wc -c)"
+"#;
+
+/// And how many paths came of it.
+pub(super) const COUNT: &str = r#"echo "ok $(find . -mindepth 1 -printf x | wc -c)"
 "#;
 
 /// What was brought in.
@@ -96,6 +99,21 @@ pub(super) struct Sent {
     pub(super) left_out: Vec<LeftOut>,
     /// What is to be said of the history.
     pub(super) history: Option<String>,
+}
+
+/// What goes with an archive.
+pub(super) struct Expected<F> {
+    /// What has to be done before it is unpacked, and can be done meanwhile.
+    pub(super) before: F,
+    /// So many paths are there in all when it is; `None` where others are there, too.
+    pub(super) paths: Option<usize>,
+}
+
+impl Expected<std::future::Ready<Result<(), EnvironmentError>>> {
+    /// There is more than what is sent.
+    pub(super) fn nothing() -> Self {
+        Self { before: std::future::ready(Ok(())), paths: None }
+    }
 }
 
 impl TensorlakeEnvironment {
@@ -169,11 +187,15 @@ impl Inner {
         );
         // From here on, it is compared with nothing until it is whole.
         *self.bring_back.known() = None;
-        self.begin_bring_in(guest).await?;
-        let expected = listing.paths.len();
-        let paths = self.send_all(guest, source, listing.paths, Some(expected), &telling).await?;
-        let history = self.bring_history(guest, &listing.left_out).await?;
-        self.begin_bring_back(guest).await?;
+        let paths = listing.paths;
+        let expected = Expected { before: self.begin_bring_in(guest), paths: Some(paths.len()) };
+        // They meet in the workspace, and nowhere before.
+        let ((paths, tree), history) = tokio::try_join!(
+            self.send_all(guest, source, paths, expected, &telling),
+            self.build_history(guest, &listing.left_out),
+        )?;
+        let history = self.put_history(guest, history).await?;
+        self.begin_bring_back(guest, tree).await?;
         self.set_mark(guest).await?;
         self.note_secrets(&listing.left_out);
         *self.bring_in.resumed() = None;
@@ -220,28 +242,29 @@ impl Inner {
     }
 
     /// Sends these paths, and again what changes meanwhile.
+    /// What the guest's tree is then is returned, too.
     pub(super) async fn send_all(
         &self,
         guest: &Guest,
         source: &Arc<dyn WorkspaceSource>,
         paths: Vec<SourcePath>,
-        expected: Option<usize>,
+        expected: Expected<impl Future<Output = Result<(), EnvironmentError>>>,
         telling: &Arc<Telling>,
-    ) -> Result<BTreeMap<PathBuf, SentPath>, EnvironmentError> {
-        let mut packed = self.send(guest, source, paths, expected, telling).await?;
+    ) -> Result<(BTreeMap<PathBuf, SentPath>, GuestTree), EnvironmentError> {
+        let (mut packed, mut tree) = self.send(guest, source, paths, expected, telling).await?;
         let mut paths = packed.sent;
         for _ in 1..MAX_ROUNDS {
             let again = look_again(source, std::mem::take(&mut packed.changed)).await;
             if again.is_empty() {
                 break;
             }
-            packed = self.send(guest, source, again, None, telling).await?;
+            (packed, tree) = self.send(guest, source, again, Expected::nothing(), telling).await?;
             paths.extend(std::mem::take(&mut packed.sent));
         }
         for path in &packed.changed {
             warn!(path = %path.display(), "A file changes all the time; what the sandbox has of it may be torn.");
         }
-        Ok(paths)
+        Ok((paths, tree))
     }
 
     /// Sends an archive of these paths and unpacks it.
@@ -250,9 +273,9 @@ impl Inner {
         guest: &Guest,
         source: &Arc<dyn WorkspaceSource>,
         paths: Vec<SourcePath>,
-        expected: Option<usize>,
+        expected: Expected<impl Future<Output = Result<(), EnvironmentError>>>,
         telling: &Arc<Telling>,
-    ) -> Result<Packed, EnvironmentError> {
+    ) -> Result<(Packed, GuestTree), EnvironmentError> {
         let failed = |error: RequestError| error.in_environment(OPERATION);
         let (to, mut pieces) = mpsc::channel::<Bytes>(WAITING_PIECES);
         let packing = {
@@ -261,10 +284,9 @@ impl Inner {
             tokio::task::spawn_blocking(move || pack(&*source, paths, is_compressed, to, &telling))
         };
         let mut upload = Upload::new(guest.clone());
-        upload
-            .send_all(stream::poll_fn(move |context| pieces.poll_recv(context)))
-            .await
-            .map_err(failed)?;
+        let uploading = upload.send_all(stream::poll_fn(move |context| pieces.poll_recv(context)));
+        let uploading = async { uploading.await.map_err(failed) };
+        tokio::try_join!(expected.before, uploading)?;
         let packed = packing.await.map_err(|_| unavailable("it was cut off".to_owned()))?;
         let packed = packed.map_err(|error| unavailable(error.to_string()))?;
         telling.tell(Progress::Unpacking);
@@ -276,7 +298,10 @@ impl Inner {
             .chain(upload.pieces())
             .map(|path| word(path.as_os_str()))
             .collect();
-        let text = format!("set -- {}\n{UNPACK}", words.join(" "));
+        let text = format!(
+            "export LC_ALL=C\nset -- {}\n{UNPACK}set -- settle\n{LIST_TREE}{PRINT_LIST}",
+            words.join(" ")
+        );
         // Its pieces are gone once they were joined.
         let output = guest.script(&Script::new(text, []).once().patient()).await.map_err(failed)?;
         let first = output.lines.first().map(String::as_str).unwrap_or_default();
@@ -290,16 +315,16 @@ impl Inner {
                 "what arrived in the sandbox is not what was sent: its hash is another".to_owned(),
             ));
         }
-        let count = first.strip_prefix("ok ").and_then(|count| count.trim().parse::<usize>().ok());
-        let Some(count) = count.filter(|_| output.status == 0) else {
+        if !first.starts_with("ok ") {
             return Err(self.refused(guest, &output.complaint));
-        };
-        let expected = expected.map(|expected| expected - packed.missed.len());
-        match expected {
+        }
+        let tree = read_tree(&output).await?;
+        let (expected, count) = (expected.paths, tree.paths.len());
+        match expected.map(|expected| expected - packed.missed.len()) {
             Some(expected) if expected != count => Err(unavailable(format!(
                 "the sandbox unpacked {count} paths of the {expected} that were sent"
             ))),
-            _ => Ok(packed),
+            _ => Ok((packed, tree)),
         }
     }
 

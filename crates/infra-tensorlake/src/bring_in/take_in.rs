@@ -13,7 +13,7 @@ use forge_domain::{
 };
 
 use super::pack::SentPath;
-use super::run::{OPERATION, Sent, list};
+use super::run::{Expected, OPERATION, Sent, list};
 use super::small::Brought;
 use crate::bring_back::{GuestTree, Hashed, Kept};
 use crate::environment::Inner;
@@ -156,11 +156,13 @@ impl Inner {
             None => {
                 // It takes the mark off, also where there is nothing to be removed.
                 self.remove(guest, &removals).await?;
-                let following = match following.is_empty() {
-                    true => BTreeMap::new(),
-                    false => self.send_all(guest, source, following, None, &telling).await?,
+                let (following, tree) = match following.is_empty() {
+                    true => (BTreeMap::new(), self.list_settled(guest).await?),
+                    false => {
+                        let expected = Expected::nothing();
+                        self.send_all(guest, source, following, expected, &telling).await?
+                    }
                 };
-                let tree = self.list_settled(guest).await?;
                 self.set_mark(guest).await?;
                 (following, tree)
             }
