@@ -52,6 +52,8 @@ async fn measure(url: &str, relay: Option<&Relay>, what: &str) {
         (Times::new(relay), Times::new(relay), Times::new(relay));
     for round in 0..ROUNDS {
         command.of(run(executor, "true")).await;
+        // A turn ends with one.
+        executor.checkpoint().await.unwrap();
         fs::write(root.join("directory-7/file-7"), format!("edited {round}\n")).unwrap();
         assert_eq!(delta.of(executor.take_in()).await.unwrap().updated_paths, 1);
         run(executor, &format!("echo changed {round} >directory-8/file-8")).await;
