@@ -275,7 +275,16 @@ impl Microvm {
                  deleted, and stays on record{way}: {reason}"
             )
         });
-        let closed = self.guest.close().await.map_err(|error| reason(&error));
+        let closed = if kept.given_up.is_cancelled() {
+            Some(self.guest.close().await)
+        } else {
+            // One that is being made has to be named before it can be deleted.
+            kept.given_up.run_until_cancelled(self.guest.close()).await
+        };
+        let closed = match closed {
+            Some(closed) => closed.map_err(|error| reason(&error)),
+            None => Err("it was interrupted; what is on record is ended later".to_owned()),
+        };
         let ended = kept.end();
         returned.and(closed).and(ended)
     }

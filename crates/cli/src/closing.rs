@@ -4,7 +4,7 @@ use std::pin::pin;
 
 use forge_api::{EnvironmentError, ForgeAPI, LeftOut, LeftOutReason, OutputStream, Signal};
 #[cfg(target_os = "linux")]
-use forge_api::{SessionId, SessionOrigin, SessionStore, StoredSummary};
+use forge_api::{Executor, SessionId, SessionOrigin, SessionStore, StoredSummary};
 
 use crate::arguments::ApplyWhen;
 use crate::choice::Choice;
@@ -204,11 +204,19 @@ async fn close_with_signals(
         #[cfg(target_os = "linux")]
         match ended_by {
             Some(_) => api.executor().give_up_changes(),
-            None if api.executor().remote_id().is_some() => failure::note(
-                "what was changed is being brought back; once more leaves it in the microVM",
-                paint,
-            ),
-            None => {}
+            None => {
+                let waits_for = match api.executor().remote_id() {
+                    Some(_) => {
+                        "what was changed is being brought back; once more leaves it in the microVM"
+                    }
+                    None => {
+                        "the server is to say which microVM it is making; once more leaves that to the next run"
+                    }
+                };
+                if matches!(api.executor(), Executor::Tensorlake(_)) {
+                    failure::note(waits_for, paint);
+                }
+            }
         }
         ended_by = Some(match arrival {
             Arrival::Interrupt => Signal::INT,

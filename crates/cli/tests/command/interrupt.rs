@@ -135,6 +135,29 @@ fn an_interrupt_while_the_microvm_is_made_leaves_a_record_by_which_it_is_found()
 }
 
 #[test]
+fn more_interrupts_while_the_microvm_is_made_end_the_wait_for_its_name() {
+    let stages = Stages::default();
+    let far = Far::new(move |request| match stages.of(request) == Some(Stage::Create) {
+        true => Fate::HoldAnswer,
+        false => Fate::Pass,
+    });
+    let child = far.begun();
+    let begin = Instant::now();
+    for _ in 0..3 {
+        send(&child, Signal::INT);
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    let actual = wait(child);
+    assert!(begin.elapsed() < Duration::from_secs(8), "it waits for ten by itself");
+    assert_eq!((actual.code, far.alive(), far.records()), (Some(130), 1, 1), "{actual:?}");
+    assert!(actual.stderr.contains("once more leaves that to the next run"), "{actual:?}");
+    far.relay.release();
+    let pruned = far.prune();
+    assert_eq!((pruned.code, far.alive(), far.records()), (Some(0), 0, 0), "{pruned:?}");
+    far.end();
+}
+
+#[test]
 fn an_interrupt_while_the_project_is_sent_leaves_nothing() {
     let far = Far::holding(Stage::Upload);
     let child = far.begun();

@@ -33,7 +33,7 @@ list() {
   refs
   printf 'rules\0'
   find . -name .git -prune -o -type f -name .gitignore -size -256k -exec grep -aHnZ '' -- {} + 2>/dev/null
-  grep -asHnZ '' -- .git/info/exclude
+  [ ! -f .git/info/exclude ] || grep -asHnZ '' -- .git/info/exclude
   printf 'end\0'
 }
 "#;
