@@ -5,14 +5,16 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, BufRead as _, Read as _, Seek as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use forge_domain::{GitObjectId, SessionId, SessionRef, SessionRefName};
 use serde::{Deserialize, Serialize};
 
+use super::blobs::create;
 use super::error::SessionError;
 use super::lock::no_follow;
 use super::open::OpenSession;
+use super::prune::remove_file;
 use super::sessions::SessionStore;
 
 /// In a session's directory: a line that says what there is, and behind it the bundle.
@@ -127,12 +129,7 @@ impl OpenSession {
     /// What is kept cannot be removed.
     pub fn drop_commits(&self) -> Result<(), SessionError> {
         let path = self.path().join(KEPT);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(SessionError::io("removing", &path)(error))
-            }
-            _ => Ok(()),
-        }
+        remove_file(&path).map_err(SessionError::io("removing", &path))
     }
 
     /// As [`SessionStore::kept_commits`].
@@ -165,17 +162,11 @@ fn read(directory: &Path) -> Result<Option<KeptCommits>, SessionError> {
     KeptCommits::read(directory).map_err(SessionError::io("reading", &directory.join(KEPT)))
 }
 
-fn write(new: &PathBuf, commits: KeptCommits) -> io::Result<()> {
+fn write(new: &Path, commits: KeptCommits) -> io::Result<()> {
     let KeptCommits { refs, branch, bundle } = commits;
     let pair = |one: SessionRef| (one.name.to_string(), one.id.to_string());
     let head = Head { version: VERSION, refs: refs.into_iter().map(pair).collect(), branch };
-    let mut file = File::options()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .custom_flags(no_follow())
-        .open(new)?;
+    let mut file = create(new)?;
     let mut line = serde_json::to_vec(&head)?;
     line.push(b'\n');
     file.write_all(&line)?;

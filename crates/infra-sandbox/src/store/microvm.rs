@@ -12,11 +12,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use forge_domain::SessionId;
 use serde::{Deserialize, Serialize};
 
+use super::blobs::create;
 use super::error::SessionError;
 use super::lock::no_follow;
 use super::meta::{Durability, Meta, seconds};
 use super::moment::{Moment, Moments};
 use super::open::OpenSession;
+use super::prune::remove_file;
 use super::sessions::SessionStore;
 
 /// In a session's directory: when the host was last looked at for the microVM, and what tells what is changed in it.
@@ -175,13 +177,7 @@ impl OpenSession {
     /// Nothing can be written.
     pub fn looks_at_the_host(&self) -> io::Result<()> {
         let path = self.path().join(CLOCK);
-        let mut file = File::options()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .custom_flags(no_follow())
-            .open(path)?;
+        let mut file = create(&path)?;
         file.write_all(b".")?;
         self.set_looked(Moment::of(&file)?);
         Ok(())
@@ -228,12 +224,7 @@ impl OpenSession {
     /// Drops what tells the changes of the microVM: nothing is fetched from it any more.
     pub(super) fn forget_microvm_state(&self) -> Result<(), SessionError> {
         let path = self.path().join(STATE);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(SessionError::io("removing", &path)(error))
-            }
-            _ => Ok(()),
-        }
+        remove_file(&path).map_err(SessionError::io("removing", &path))
     }
 
     fn read_state(&self) -> io::Result<Option<(Moment, Vec<u8>)>> {

@@ -22,7 +22,7 @@ use super::lock;
 use super::make::liken;
 use super::meta::{Durability, Meta, StoredSummary, seconds};
 use super::moment::{Moment, Moments};
-use super::prune::remove_directory;
+use super::prune::{remove_directory, remove_file};
 use super::read::SessionLayers;
 use super::sessions::SessionStore;
 use crate::archive::{holds, pack};
@@ -374,12 +374,7 @@ impl OpenSession {
     pub fn discard(&self) -> Result<(), SessionError> {
         let workspace = fs::metadata(guard(&self.meta).workspace.as_path()).ok();
         let setup = self.directory.join(SETUP);
-        match fs::remove_file(&setup) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(SessionError::io("removing", &setup)(error));
-            }
-            _ => {}
-        }
+        remove_file(&setup).map_err(SessionError::io("removing", &setup))?;
         self.forget_microvm_state()?;
         for name in EMPTIED {
             let like = workspace.as_ref().filter(|_| name == LAYERS[0].0);
@@ -388,12 +383,7 @@ impl OpenSession {
         }
         for name in ARCHIVES.into_iter().chain([KEPT, BROUGHT]) {
             let path = self.directory.join(name);
-            match fs::remove_file(&path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(SessionError::io("emptying", &path)(error));
-                }
-                _ => {}
-            }
+            remove_file(&path).map_err(SessionError::io("emptying", &path))?;
         }
         for name in EMPTIED {
             let path = self.directory.join(aside(name));
@@ -482,10 +472,7 @@ impl OpenSession {
             Ok(entries)
         });
         let placed = match written {
-            Ok(0) => match fs::remove_file(path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-                _ => fs::remove_file(&new),
-            },
+            Ok(0) => remove_file(path).and_then(|()| fs::remove_file(&new)),
             Ok(_) => fs::rename(&new, path),
             Err(error) => Err(error),
         };

@@ -205,6 +205,14 @@ fn is_locked(directory: &Path) -> bool {
         .is_ok_and(|lock| flock(lock, FlockOperation::NonBlockingLockExclusive).is_err())
 }
 
+/// Removes a file, where there is one.
+pub(super) fn remove_file(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// Removes a directory of ours with everything that a session has put into it.
 pub(crate) fn remove_directory(parent: &Path, name: &OsStr) -> io::Result<()> {
     let parent = OwnedFd::from(File::open(parent)?);
