@@ -55,6 +55,11 @@ impl TensorlakeEnvironment {
         let text = format!("set -- {words}\n{BUNDLE}");
         let script = |text| Script::new(text, []).patient();
         let output = self.inner.entered(OPERATION, &text, script).await?;
+        let listed = self.inner.bring_back.refs().as_ref().map(|(sandbox, _)| sandbox.clone());
+        if listed.is_none() || listed != self.id() {
+            // Another one knows nothing of what was committed in it.
+            return Err(unavailable("the sandbox was made anew meanwhile".to_owned()));
+        }
         let first = output.lines.first().map(String::as_str).unwrap_or_default();
         if first == "empty" {
             return Ok(None);
@@ -69,15 +74,7 @@ impl TensorlakeEnvironment {
         };
         match size.parse() {
             Ok(size) if size <= MAX_BUNDLE_BYTES => {
-                let file = self.inner.download(path, size).await?;
-                let is_of_the_same = match &*self.inner.bring_back.refs() {
-                    Some((sandbox, _)) => self.id().as_ref() == Some(sandbox),
-                    None => false,
-                };
-                // Another one knows nothing of what was committed in it.
-                is_of_the_same
-                    .then_some(Some((file, size)))
-                    .ok_or_else(|| unavailable("the sandbox was made anew meanwhile".to_owned()))
+                Ok(Some((self.inner.download(path, size).await?, size)))
             }
             Ok(_) => Err(unavailable(format!(
                 "the commits that were made in the sandbox take more than {} GiB",
