@@ -1,6 +1,7 @@
 //! What `forge apply`, `forge diff` and `forge discard` do about commits of a session.
 
 use std::io::Write as _;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use forge_api::{
@@ -185,13 +186,10 @@ async fn bring_out_of<E: Commands>(
     store: &SessionStore,
     session: &SessionSummary,
 ) -> Result<Brought, Failure> {
-    let state = executor::store_directory()?;
-    let repository = repository(session).await?;
-    let target = Arc::clone(&repository);
-    let brought =
-        bring_commits(environment, &session.workspace, target, &session.id, &state).await?;
-    store.note_brought(&session.id, &brought.settled)?;
-    Ok((repository, brought))
+    let (repository, state) = target(session).await?;
+    let to = Arc::clone(&repository);
+    let brought = bring_commits(environment, &session.workspace, to, &session.id, &state).await?;
+    noted(store, session, repository, brought)
 }
 
 async fn bring_kept(
@@ -199,19 +197,30 @@ async fn bring_kept(
     store: &SessionStore,
     session: &SessionSummary,
 ) -> Result<Brought, Failure> {
-    let state = executor::store_directory()?;
-    let repository = repository(session).await?;
-    let target = Arc::clone(&repository);
-    let brought = bring_kept_commits(kept, target, &session.id, &state).await?;
-    store.note_brought(&session.id, &brought.settled)?;
-    Ok((repository, brought))
+    let (repository, state) = target(session).await?;
+    let to = Arc::clone(&repository);
+    let brought = bring_kept_commits(kept, to, &session.id, &state).await?;
+    noted(store, session, repository, brought)
 }
 
-async fn repository(session: &SessionSummary) -> Result<Arc<HostRepository>, Failure> {
+/// The project's repository, and where bundles are put meanwhile.
+async fn target(session: &SessionSummary) -> Result<(Arc<HostRepository>, PathBuf), Failure> {
+    let state = executor::store_directory()?;
     let (workspace, path) = (session.workspace.clone(), git::search_path());
     let open = move || HostRepository::open(&workspace, &path);
     let repository = tokio::task::spawn_blocking(open).await.map_err(joined)?;
-    Ok(Arc::new(repository.map_err(BringError::from)?))
+    Ok((Arc::new(repository.map_err(BringError::from)?), state))
+}
+
+/// What was brought waits no more.
+fn noted(
+    store: &SessionStore,
+    session: &SessionSummary,
+    repository: Arc<HostRepository>,
+    brought: BroughtCommits,
+) -> Result<Brought, Failure> {
+    store.note_brought(&session.id, &brought.settled)?;
+    Ok((repository, brought))
 }
 
 /// A line a ref, and what is to be done with them.
