@@ -280,7 +280,7 @@ impl LeftoverMicrovms {
         let not_returned = guest.bring_back(SessionKeeper(receiver)).await;
         let not_returned = not_returned.map_err(|error| reason(&error))?.unwrap_or_default();
         for (path, reason) in &not_returned.left {
-            warn!(path = %path.display(), reason, "A change could not be fetched.");
+            warn!(path = %path.display(), %reason, "A change could not be fetched.");
         }
         let way = |stays: String| {
             let id = open.id();

@@ -204,7 +204,7 @@ impl Microvm {
         let receiver = session.receive().map_err(store_error)?;
         let not_returned = self.guest.bring_back(SessionKeeper(receiver)).await?;
         for (path, reason) in not_returned.iter().flat_map(|not| &not.left) {
-            warn!(path = %path.display(), reason, "A change stays in the microVM.");
+            warn!(path = %path.display(), %reason, "A change stays in the microVM.");
         }
         let mut stays = not_returned.as_ref().and_then(NotReturned::missing);
         if self.has_history

@@ -60,7 +60,7 @@ pub use output::{
     RetainedOutput, SinkClosed, Spill, SpillFile,
 };
 pub use record::{KeptSandbox, SandboxRecord};
-pub use returned::{NotReturned, ReturnKeeper, Returned, ReturnedOrigin, SPECIAL_FILE};
+pub use returned::{NotReturned, ReturnKeeper, Returned, ReturnedOrigin, StaysThere};
 pub use review::{
     Applied, AppliedId, AppliedPath, ApplyContents, ApplyError, ApplyTarget, Base, BranchName,
     BroughtRefs, CommitTarget, CommitsError, Content, Digest, Entry, GitObjectId, PathRefusal,

@@ -49,24 +49,41 @@ pub enum ReturnedOrigin {
     Session,
 }
 
-/// Why a socket, a device or a fifo is not handed over: it is nothing that could be kept.
-pub const SPECIAL_FILE: &str = "it is a socket, a device or a fifo";
+/// Why a path is not handed over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum StaysThere {
+    /// It cannot be read there.
+    Unreadable,
+    /// It is a socket, a device or a fifo: nothing that could be kept.
+    Special,
+    /// It is too large.
+    TooLarge,
+}
+
+impl fmt::Display for StaysThere {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unreadable => "it cannot be read there",
+            Self::Special => "it is a socket, a device or a fifo",
+            Self::TooLarge => "it is too large",
+        })
+    }
+}
 
 /// What of the changes was not handed over.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct NotReturned {
     /// Changed files that the project's ignore rules exclude.
     pub ignored_files: u64,
-    /// Paths that could not be handed over, with the reason, in byte order: what cannot be read there, is no file,
-    /// directory or symlink, or is too large.
-    pub left: Vec<(PathBuf, String)>,
+    /// Paths that could not be handed over, with the reason, in byte order.
+    pub left: Vec<(PathBuf, StaysThere)>,
 }
 
 impl NotReturned {
     /// What is missing of what could have been kept, in words; `None` where nothing is.
     #[must_use]
     pub fn missing(&self) -> Option<String> {
-        let missing = self.left.iter().filter(|(_, reason)| reason != SPECIAL_FILE);
+        let missing = self.left.iter().filter(|(_, reason)| *reason != StaysThere::Special);
         let missing: Vec<_> = missing.collect();
         let (first, reason) = missing.first()?;
         let first = format!("{} ({reason})", first.display());

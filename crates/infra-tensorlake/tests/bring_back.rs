@@ -10,7 +10,7 @@ use std::io::Write as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use forge_domain::Lifecycle;
+use forge_domain::{Lifecycle, StaysThere};
 use pretty_assertions::assert_eq;
 use tar::{Builder, EntryType, Header};
 
@@ -199,7 +199,7 @@ async fn a_file_that_is_one_hole_stays_where_it_is_and_holds_up_nothing() {
     stage.run("echo two >file; truncate -s 8T hole; truncate -s 5M short").await;
     let (kept, outcome) = stage.bring_back().await;
     let left = outcome.unwrap().left;
-    assert_eq!(left, [("hole".into(), "it is too large".to_owned())]);
+    assert_eq!(left, [("hole".into(), StaysThere::TooLarge)]);
     let kept: Vec<_> =
         kept.iter().map(|(path, text)| format!("{}: {text}", path.display())).collect();
     assert_eq!(kept, ["file: file of 4", "short: file of 5242880"]);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use forge_domain::{Digest, ReturnedOrigin, SPECIAL_FILE};
+use forge_domain::{Digest, ReturnedOrigin, StaysThere};
 
 use super::listing::{GuestKind, GuestStat, GuestTree};
 use crate::search::Rules;
@@ -71,7 +71,7 @@ pub(crate) struct Difference {
     /// What is gone; not what was in it.
     pub(crate) gone: Vec<PathBuf>,
     pub(crate) ignored_files: u64,
-    pub(crate) left: Vec<(PathBuf, String)>,
+    pub(crate) left: Vec<(PathBuf, StaysThere)>,
 }
 
 impl Difference {
@@ -101,9 +101,11 @@ impl Difference {
                 continue;
             }
             let reason = match stat.kind {
-                GuestKind::Closed => "it cannot be read there",
-                GuestKind::Special => SPECIAL_FILE,
-                GuestKind::File if stat.size_bytes > MAX_FETCHED_BYTES - total => "it is too large",
+                GuestKind::Closed => StaysThere::Unreadable,
+                GuestKind::Special => StaysThere::Special,
+                GuestKind::File if stat.size_bytes > MAX_FETCHED_BYTES - total => {
+                    StaysThere::TooLarge
+                }
                 GuestKind::File | GuestKind::Directory | GuestKind::Symlink => {
                     if stat.kind == GuestKind::File {
                         total += stat.size_bytes;
@@ -116,7 +118,7 @@ impl Difference {
                     continue;
                 }
             };
-            found.left.push((path.clone(), reason.to_owned()));
+            found.left.push((path.clone(), reason));
         }
         found.gone = gone(known, tree);
         found
@@ -270,8 +272,12 @@ mod tests {
         ];
         let found = Difference::of(&Known::default(), &tree(&entries, ""));
         assert!(found.is_empty());
-        let left: Vec<_> = found.left.iter().map(|(path, _)| path.to_str().unwrap()).collect();
-        assert_eq!(left, ["closed", "fifo", "huge"]);
+        let left = [
+            ("closed", StaysThere::Unreadable),
+            ("fifo", StaysThere::Special),
+            ("huge", StaysThere::TooLarge),
+        ];
+        assert_eq!(found.left, left.map(|(path, reason)| (PathBuf::from(path), reason)));
     }
 
     #[test]

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use flate2::read::MultiGzDecoder;
 use forge_domain::{
     BoxedError, Digest, EnvironmentError, EnvironmentKind, NotReturned, ReturnKeeper, Returned,
+    StaysThere,
 };
 use reqwest::Method;
 use tokio::sync::Mutex as AsyncMutex;
@@ -403,7 +404,7 @@ fn hand_over<K: ReturnKeeper>(
             Ok::<(), BoxedError>(())
         })?;
         let gone = missing.into_keys();
-        not_returned.left.extend(gone.map(|path| (path, "it could not be read there".to_owned())));
+        not_returned.left.extend(gone.map(|path| (path, StaysThere::Unreadable)));
         not_returned.left.sort();
     }
     keeper.finish(&not_returned)?;

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use forge_domain::{
     BoxedError, CommandIo, CommandRequest, Commands, Ending, Lifecycle, NotReturned, Program,
-    ReturnKeeper, Returned, ReturnedOrigin, WorkspaceLocation,
+    ReturnKeeper, Returned, ReturnedOrigin, StaysThere, WorkspaceLocation,
 };
 use forge_tensorlake_testserver::{Daemon, ServerOptions, TestServer};
 use pretty_assertions::assert_eq;
@@ -144,8 +144,7 @@ async fn what_commands_change_is_handed_over_once() {
         assert_eq!(kept, expected);
         assert_eq!(not_returned.ignored_files, 2);
         let fifo = PathBuf::from("fifo");
-        let reason = "it is a socket, a device or a fifo".to_owned();
-        assert_eq!(not_returned.left, [(fifo, reason)]);
+        assert_eq!(not_returned.left, [(fifo, StaysThere::Special)]);
 
         // What was written a moment ago may be handed over twice, and then no more.
         guest.bring_back().await;

@@ -16,15 +16,13 @@ use futures_util::stream;
 use tokio::sync::mpsc;
 use tracing::info;
 
-use super::pack::pack_parts;
+use super::pack::{WAITING_PIECES, pack_parts};
 use super::run::{COUNT, OPERATION, UNPACK};
 use crate::environment::Inner;
 use crate::failure::{RequestError, unavailable};
 use crate::guest::word;
 use crate::scripts::{Guest, Script};
 use crate::upload::Upload;
-
-const WAITING_PIECES: usize = 4;
 
 /// git of the guest, with nothing of its user's configuration.
 const GIT: &str = r#"unset GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE GIT_OBJECT_DIRECTORY GIT_CONFIG_COUNT

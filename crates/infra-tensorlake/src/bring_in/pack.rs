@@ -16,6 +16,9 @@ use crate::bring_back::Hashed;
 use crate::progress::{Progress, Telling};
 use crate::upload::UPLOAD_PIECE_BYTES;
 
+/// So many pieces wait to be sent.
+pub(super) const WAITING_PIECES: usize = 4;
+
 /// What was sent of a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SentPath {

@@ -14,7 +14,7 @@ use futures_util::stream;
 use tokio::sync::{Mutex as AsyncMutex, mpsc};
 use tracing::{info, warn};
 
-use super::pack::{Packed, SentPath, pack};
+use super::pack::{Packed, SentPath, WAITING_PIECES, pack};
 use crate::bring_back::{GuestState, GuestTree, LIST_TREE, PRINT_LIST, read_tree};
 use crate::environment::{Inner, TensorlakeEnvironment};
 use crate::failure::{RequestError, unavailable};
@@ -27,8 +27,6 @@ use crate::upload::Upload;
 /// In the scratch directory, where the project is whole in the workspace.
 pub(crate) const MARK: &str = "project";
 
-/// So many pieces wait to be sent.
-const WAITING_PIECES: usize = 4;
 /// So often is sent again what changes while it is sent.
 const MAX_ROUNDS: usize = 3;
 

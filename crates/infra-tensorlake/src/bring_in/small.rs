@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use forge_domain::{EnvironmentError, SourceEntry, SourcePath, WorkspaceSource};
 use tokio::sync::mpsc;
 
-use super::pack::{Packed, pack};
+use super::pack::{Packed, WAITING_PIECES, pack};
 use super::run::OPERATION;
 use super::take_in::REMOVE;
 use crate::bring_back::{GuestTree, PRINT_LIST, names, read_tree};
@@ -23,7 +23,6 @@ use crate::scripts::{Guest, Script};
 const MAX_BYTES: u64 = 48 * 1024;
 const MAX_ARGUMENT_BYTES: usize = 96 * 1024;
 const MAX_PATHS: usize = 200;
-const WAITING_PIECES: usize = 4;
 
 /// Removes the paths in `$1`, unpacks the archive in `$2`, whose hash is `hash`, and lists the paths in `$3`; each is base64.
 const BRING: &str = r#"archive=$(mktemp "$K/in-XXXXXXXXXX") || exit
