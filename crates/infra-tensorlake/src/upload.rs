@@ -11,7 +11,7 @@ use reqwest::Method;
 
 use crate::environment::{Inner, random_name};
 use crate::failure::RequestError;
-use crate::guest::words;
+use crate::guest::word;
 use crate::retry::Repeatable;
 use crate::scripts::{Guest, Script};
 
@@ -21,6 +21,12 @@ pub(crate) const UPLOAD_PIECE_BYTES: usize = 1024 * 1024;
 const AT_ONCE: usize = 4;
 /// Below this, a server that refuses a body for its size is not asked again.
 const MIN_PIECE_BYTES: usize = 16 * 1024;
+
+/// Joins the pieces whose name begins with `$P`, in their order; or removes them. All their names at once would be more than a
+/// text of `sh -c` may hold (execve(2)).
+pub(crate) const PIECES: &str = r#"join_pieces() { printf '%s\0' "$P".* | xargs -0 cat --; }
+remove_pieces() { printf '%s\0' "$P".* | xargs -0 rm -f --; }
+"#;
 
 /// Pieces in the guest's scratch directory, to be joined there.
 #[derive(Debug)]
@@ -103,7 +109,7 @@ impl Upload {
         path.into()
     }
 
-    /// What is to be joined, in its order.
+    /// What is to be joined, in its order, where that is not too much to be named.
     pub(crate) fn pieces(&self) -> impl Iterator<Item = PathBuf> {
         let parts = self.parts.iter().enumerate();
         parts
@@ -111,14 +117,17 @@ impl Upload {
             .map(|(piece, part)| self.part(piece, part))
     }
 
+    /// What the names of the pieces begin with, as a word of a shell: see [`PIECES`].
+    pub(crate) fn name(&self) -> String {
+        word(self.base.as_os_str())
+    }
+
     /// Joins the pieces into a new file of the scratch directory.
     pub(crate) async fn join_into(&self, path: &Path) -> Result<(), RequestError> {
-        let pieces: Vec<PathBuf> = self.pieces().collect();
-        let pieces = words(pieces.iter().map(|path| path.as_os_str()));
-        let text = if pieces.is_empty() {
+        let text = if self.parts.is_empty() {
             ": >\"$1\"".to_owned()
         } else {
-            format!("cat -- {pieces} >\"$1\" && rm -f -- {pieces}")
+            format!("P={}\n{PIECES}join_pieces >\"$1\" && remove_pieces", self.name())
         };
         let output = self.guest.script(&Script::new(text, [path.as_os_str()]).once()).await?;
         if output.status == 0 {

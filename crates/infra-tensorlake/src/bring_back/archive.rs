@@ -8,16 +8,15 @@ use std::path::{Path, PathBuf};
 
 use tar::{Archive, EntryType};
 
-/// Packs the files whose names, each with a NUL, are in the text in `$2` as base64, or in the pieces that follow `-`. What
+/// Packs the files whose names, each with a NUL, are in the text in `$2` as base64, or in the pieces, where there is `-`. What
 /// is small is printed, the rest stays in a file that is to be fetched; that of the last time goes. A hard link is packed as the file that it is.
 pub(crate) const PACK: &str = r#"tar --version 2>/dev/null | grep -q 'GNU tar' || { echo "lacks GNU tar"; exit; }
 here=$1
-shift
-names() { if [ "$here" = - ]; then cat -- "$@"; else printf %s "$here" | base64 -d; fi; }
+names() { if [ "$here" = - ]; then join_pieces; else printf %s "$here" | base64 -d; fi; }
 rm -f -- "$K"/back-*
 archive=$(mktemp "$K/back-XXXXXXXXXX") || exit
-names "$@" >"$K/names" || exit
-[ "$here" != - ] || rm -f -- "$@"
+names >"$K/names" || exit
+[ "$here" != - ] || remove_pieces
 cd -P -- "$W" || exit
 pack() {
   tar -c --format=gnu --no-recursion --hard-dereference --ignore-failed-read --null --verbatim-files-from \

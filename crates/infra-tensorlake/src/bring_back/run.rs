@@ -28,6 +28,7 @@ use crate::failure::{RequestError, unavailable};
 use crate::guest::word;
 use crate::retry::Repeatable;
 use crate::scripts::{Guest, Script, ScriptOutput};
+use crate::upload::PIECES;
 
 /// Names that go along with the request itself.
 const MAX_INLINE_BYTES: usize = 64 * 1024;
@@ -230,9 +231,7 @@ impl Inner {
             self.entered(FETCHING, PACK, |text| Script::new(text, []).long(names.clone())).await?
         } else {
             let upload = self.send_pieces(FETCHING, Bytes::from(names)).await?;
-            let pieces: Vec<String> =
-                upload.pieces().map(|piece| word(piece.as_os_str())).collect();
-            let text = format!("set -- - {}\n{PACK}", pieces.join(" "));
+            let text = format!("P={}\n{PIECES}set -- -\n{PACK}", upload.name());
             self.entered(FETCHING, &text, |text| Script::new(text, []).once()).await?
         };
         if let Some(rest) = output.lines.first().and_then(|line| line.strip_prefix("ok file ")) {

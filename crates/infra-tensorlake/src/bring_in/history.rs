@@ -22,7 +22,7 @@ use crate::environment::Inner;
 use crate::failure::{RequestError, unavailable};
 use crate::guest::word;
 use crate::scripts::{Guest, Script};
-use crate::upload::Upload;
+use crate::upload::{PIECES, Upload};
 
 /// git of the guest, with nothing of its user's configuration.
 const GIT: &str = r#"unset GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE GIT_OBJECT_DIRECTORY GIT_CONFIG_COUNT
@@ -221,8 +221,6 @@ impl Inner {
         };
         let [scratch, directory] = [guest.scratch.clone(), guest.scratch.join("history")]
             .map(|path| word(path.as_os_str()));
-        let mut words = vec![scratch, directory.clone(), hash];
-        words.extend(upload.pieces().map(|path| word(path.as_os_str())));
         let value = |text: &str| word(OsStr::new(text));
         let format = value(&history.object_format);
         let branch = value(history.branch.as_deref().unwrap_or_default());
@@ -230,10 +228,10 @@ impl Inner {
         let session_branch = value(&session_branch);
         let text = format!(
             "rm -rf -- {directory} && mkdir -- {directory} || exit\n\
-             unpacked=$(set -- {}\n{UNPACK}{COUNT})\n\
+             unpacked=$(K={scratch} W={directory} hash={hash} P={}\nexport LC_ALL=C\n{PIECES}{UNPACK}{COUNT})\n\
              case $unpacked in ok*) ;; *) echo \"$unpacked\"; exit ;; esac\n\
              H={directory} format={format} branch={branch} head={head} session_branch={session_branch}\n{GIT}{BUILD}",
-            words.join(" ")
+            upload.name()
         );
         let settings: Vec<&OsStr> = history
             .settings

@@ -22,7 +22,7 @@ use crate::guest::word;
 use crate::lifecycle::Ready;
 use crate::progress::{Progress, Telling};
 use crate::scripts::{Guest, Script};
-use crate::upload::Upload;
+use crate::upload::{PIECES, Upload};
 
 /// In the scratch directory, where the project is whole in the workspace.
 pub(crate) const MARK: &str = "project";
@@ -41,16 +41,14 @@ else find . -depth -mindepth 1 -type d -exec rmdir -- {} + || exit; fi
 : >"$K/begun" && echo ok
 "#;
 
-/// Joins the pieces that follow, checks them by the hash `$3` and unpacks them in `$2`. `$1` is the scratch directory.
-pub(super) const UNPACK: &str = r#"K=$1 W=$2 hash=$3
-shift 3
-for tool in tar gzip sha256sum find; do
+/// Joins the [pieces](PIECES), checks them by their `hash` and unpacks them in `W`. `K` is the scratch directory.
+pub(super) const UNPACK: &str = r#"for tool in tar gzip sha256sum find; do
   command -v $tool >/dev/null || { echo "lacks $tool"; exit; }
 done
 archive=$(mktemp "$K/in-XXXXXXXXXX") || exit
 trap 'rm -f -- "$archive"' EXIT
-cat -- "$@" >"$archive" || { rm -f -- "$@"; exit; }
-rm -f -- "$@"
+join_pieces >"$archive" || { remove_pieces; exit; }
+remove_pieces
 found=$(sha256sum <"$archive") || exit
 [ "${found%% *}" = "$hash" ] || { echo "differs ${found%% *}"; exit; }
 cd -P -- "$W" || exit
@@ -288,17 +286,11 @@ impl Inner {
         let packed = packing.await.map_err(|_| unavailable("it was cut off".to_owned()))?;
         let packed = packed.map_err(|error| unavailable(error.to_string()))?;
         telling.tell(Progress::Unpacking);
-        let arguments =
-            [guest.scratch.clone(), self.workspace.root.clone(), packed.hash.clone().into()];
-        let words: Vec<String> = arguments
-            .iter()
-            .cloned()
-            .chain(upload.pieces())
-            .map(|path| word(path.as_os_str()))
-            .collect();
+        let [scratch, root] =
+            [&guest.scratch, &self.workspace.root].map(|path| word(path.as_os_str()));
+        let (pieces, hash) = (upload.name(), &packed.hash);
         let text = format!(
-            "export LC_ALL=C\nset -- {}\n{UNPACK}set -- settle\n{LIST_TREE}{PRINT_LIST}",
-            words.join(" ")
+            "export LC_ALL=C\nK={scratch} W={root} hash={hash} P={pieces}\n{PIECES}{UNPACK}set -- settle\n{LIST_TREE}{PRINT_LIST}"
         );
         // Its pieces are gone once they were joined.
         let output = guest.script(&Script::new(text, []).once().patient()).await.map_err(failed)?;

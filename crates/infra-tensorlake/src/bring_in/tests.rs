@@ -248,6 +248,19 @@ async fn a_server_that_takes_only_small_bodies_gets_smaller_pieces() {
     stage.environment.close().await.unwrap();
 }
 
+#[tokio::test]
+async fn more_pieces_than_a_text_can_name_are_joined() {
+    let project = tempfile::tempdir().unwrap();
+    let sent: Vec<u8> = (0..48 * 1024 * 1024_u32).map(|number| (number / 7) as u8).collect();
+    fs::write(project.path().join("large"), &sent).unwrap();
+    let options = ServerOptions { max_body_bytes: 20 * 1024, ..Default::default() };
+    let stage = Stage::new(options, HostSource::new(project.path())).await;
+    stage.run("true").await;
+    assert!(sent == fs::read(stage.workspace.join("large")).unwrap());
+    assert!(stage.server.count("PUT", "/files") > 2500, "their names are more than 128 KiB");
+    stage.environment.close().await.unwrap();
+}
+
 /// Keeps nothing: the host is told of what it does itself.
 #[derive(Debug)]
 struct Nobody;
